@@ -1,0 +1,224 @@
+"""A tiny causal video autoencoder: plain 2D convolutions with one frame of memory.
+
+The architecture of the TAEHV family (https://github.com/madebyollin/taehv, MIT), whose files ``fast_vae.pth`` and
+``taew2_1.pth`` speak the latents of Wan 2.1; at smaller widths it is the autoencoder of the embedded model. Latents
+have 4x fewer frames and 8x fewer rows and columns than pictures: ``pixel_frames = 4 * (latent_frames - 1) + 1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import Tensor, nn
+
+TEMPORAL_RATIO = 4
+SPATIAL_RATIO = 8
+
+State = dict[int, Tensor]
+"""What a stream remembers: for each memory block, by position, its last input frame ``[b c h w]``."""
+
+
+class MemoryBlock(nn.Module):
+    """Residual block that sees each frame beside the one before it (zeros before the first)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(2 * channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor, previous: Tensor) -> Tensor:
+        """``x [b t c h w]`` and the frame before it ``[b c h w]`` -> ``[b t c h w]``."""
+        past = torch.cat([previous[:, None], x[:, :-1]], dim=1)
+        residual = self.conv(torch.cat([x, past], dim=2).flatten(0, 1)).unflatten(0, x.shape[:2])
+        return F.relu(x + residual)
+
+
+class TimePool(nn.Module):
+    """``stride`` frames become one: stacked on channels, then mixed by a 1x1 convolution."""
+
+    def __init__(self, channels: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(channels * stride, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = rearrange(x, "b (t s) c h w -> b t (s c) h w", s=self.stride)
+        return self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class TimeGrow(nn.Module):
+    """One frame becomes ``stride``, by a 1x1 convolution unstacked from channels."""
+
+    def __init__(self, channels: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(channels, channels * stride, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return rearrange(y, "b t (s c) h w -> b (t s) c h w", s=self.stride)
+
+
+class SoftClamp(nn.Module):
+    """``3 tanh(z / 3)``: keeps wild latents from blowing up the decoder."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * torch.tanh(x / 3)
+
+
+def _run(layers: nn.Sequential, x: Tensor, state: State) -> Tensor:
+    """Runs ``x [b t c h w]`` through ``layers``, reading and renewing ``state``."""
+    for index, layer in enumerate(layers):
+        if isinstance(layer, MemoryBlock):
+            previous = state.get(index)
+            last = x[:, -1]
+            x = layer(x, torch.zeros_like(last) if previous is None else previous)
+            state[index] = last
+        elif isinstance(layer, (TimePool, TimeGrow)):
+            x = layer(x)
+        else:
+            x = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return x
+
+
+def _build_encoder(channels: int, latent_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ReLU()]
+    for time_stride in (2, 2, 1):
+        layers += [TimePool(channels, time_stride), nn.Conv2d(channels, channels, 3, 2, 1, bias=False)]
+        layers += [MemoryBlock(channels) for _ in range(3)]
+    return nn.Sequential(*layers, nn.Conv2d(channels, latent_channels, 3, padding=1))
+
+
+def _build_decoder(channels: tuple[int, int, int], latent_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = [SoftClamp(), nn.Conv2d(latent_channels, channels[0], 3, padding=1), nn.ReLU()]
+    for width, next_width, time_stride in zip(channels, (*channels[1:], channels[-1]), (1, 2, 2), strict=True):
+        layers += [MemoryBlock(width) for _ in range(3)]
+        layers += [nn.Upsample(scale_factor=2), TimeGrow(width, time_stride)]
+        layers += [nn.Conv2d(width, next_width, 3, padding=1, bias=False)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(channels[-1], 3, 3, padding=1))
+
+
+class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
+    """Encodes frames ``[b t 3 h w]`` in [0, 1] to latents ``[b f 16 h/8 w/8]`` and back.
+
+    Args:
+        encoder_channels: width of the encoder; 64 in the published files.
+        decoder_channels: widths of the decoder's three stages; (256, 128, 64) in the published files.
+        latent_channels: channels of the latents.
+        align: how a clip that doesn't fill whole latent frames is completed before encoding. ``"end"`` repeats the
+            last frame until there is a multiple of four, as the published files expect. ``"start"`` repeats the
+            first frame three times, so that latent frame 0 is frame 0 alone and latent frame i holds frames
+            ``4i - 3 .. 4i``, which is also what the decoder gives back; frames must then number ``4k + 1``.
+        latents_mean, latents_std: per channel; latents are returned as ``(z - mean) / std``. None: as they are.
+
+    The decoder gives four frames for each latent frame and drops the first three, so ``f`` latent frames become
+    ``4 (f - 1) + 1`` frames.
+    """
+
+    _supports_gradient_checkpointing = False
+
+    @register_to_config
+    def __init__(
+        self,
+        encoder_channels: int = 64,
+        decoder_channels: tuple[int, int, int] = (256, 128, 64),
+        latent_channels: int = 16,
+        align: str = "end",
+        latents_mean: list[float] | None = None,
+        latents_std: list[float] | None = None,
+    ):
+        super().__init__()
+        if align not in ("start", "end"):
+            raise ValueError(f"align is {align!r}; it must be 'start' or 'end'")
+        self.encoder = _build_encoder(encoder_channels, latent_channels)
+        self.decoder = _build_decoder(tuple(decoder_channels), latent_channels)
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        mean, std = self.config.latents_mean, self.config.latents_std
+        if mean is None or std is None:
+            return None
+        return tuple(like.new_tensor(values).view(1, 1, -1, 1, 1) for values in (mean, std))
+
+    def _aligned(self, frames: Tensor) -> Tensor:
+        """Completes ``frames [b t 3 h w]`` to a multiple of four, at the end or the start of the clip."""
+        count, height, width = frames.shape[1], frames.shape[-2], frames.shape[-1]
+        if height % SPATIAL_RATIO or width % SPATIAL_RATIO:
+            raise ValueError(f"frames are {height}x{width}; height and width must be multiples of {SPATIAL_RATIO}")
+        if self.config.align == "end":
+            missing = -count % TEMPORAL_RATIO
+            return torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1) if missing else frames
+        if count % TEMPORAL_RATIO != 1:
+            raise ValueError(f"the clip has {count} frames; 4k + 1 are needed: repeat the last frame to complete it")
+        return torch.cat([frames[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1), frames], dim=1)
+
+    def encode_chunk(self, frames: Tensor, state: State) -> Tensor:
+        """Aligned frames ``[b 4n 3 h w]`` -> raw-scaled latents ``[b n c h/8 w/8]``; ``state`` carries on."""
+        latents = _run(self.encoder, frames, state)
+        statistics = self._statistics(latents)
+        return latents if statistics is None else (latents - statistics[0]) / statistics[1]
+
+    def decode_chunk(self, latents: Tensor, state: State) -> Tensor:
+        """Latents ``[b n c h w]`` -> unclamped frames ``[b 4n 3 8h 8w]``; ``state`` carries on."""
+        statistics = self._statistics(latents)
+        if statistics is not None:
+            latents = latents * statistics[1] + statistics[0]
+        return _run(self.decoder, latents, state)
+
+    def encode(self, frames: Tensor, parallel: bool = False) -> Tensor:
+        """Frames ``[b t 3 h w]`` in [0, 1] -> latents ``[b f c h/8 w/8]``.
+
+        One latent frame at a time (memory doesn't grow, and equal to a stream bit for bit), or all at once if
+        ``parallel``, which training wants.
+
+        Raises:
+            ValueError: height or width is no multiple of 8, or with ``align="start"`` t is not ``4k + 1``.
+        """
+        frames = self._aligned(frames)
+        if parallel:
+            return self.encode_chunk(frames, {})
+        state: State = {}
+        return torch.cat([self.encode_chunk(chunk, state) for chunk in frames.split(TEMPORAL_RATIO, dim=1)], dim=1)
+
+    def decode(self, latents: Tensor, parallel: bool = False) -> Tensor:
+        """Latents ``[b f c h w]`` -> frames ``[b 4(f-1)+1 3 8h 8w]`` in [0, 1]; ``parallel`` as in ``encode``."""
+        if parallel:
+            return self.decode_chunk(latents, {})[:, TEMPORAL_RATIO - 1 :].clamp(0, 1)
+        return torch.cat(list(self.decode_stream(latents.split(1, dim=1))), dim=1)
+
+    def encode_stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pieces of a clip ``[b n 3 h w]``, of any lengths -> its latent frames ``[b 1 c h/8 w/8]`` as they come."""
+        state: State = {}
+        pending: Tensor | None = None
+        for piece in frames:
+            if pending is None and self.config.align == "start":
+                piece = torch.cat([piece[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1), piece], dim=1)
+            pending = piece if pending is None else torch.cat([pending, piece], dim=1)
+            while pending.shape[1] >= TEMPORAL_RATIO:
+                yield self.encode_chunk(pending[:, :TEMPORAL_RATIO], state)
+                pending = pending[:, TEMPORAL_RATIO:]
+        if pending is not None and pending.shape[1]:
+            missing = TEMPORAL_RATIO - pending.shape[1]
+            if self.config.align == "start":
+                raise ValueError(f"the clip ends {missing} frames short of 4k + 1: repeat the last frame to complete it")
+            last = pending[:, -1:].expand(-1, missing, -1, -1, -1)
+            yield self.encode_chunk(torch.cat([pending, last], dim=1), state)
+
+    def decode_stream(self, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Pieces of latents ``[b n c h w]``, of any lengths -> frames ``[b t 3 8h 8w]`` in [0, 1] as they come."""
+        state: State = {}
+        first = True
+        for piece in latents:
+            for latent in piece.split(1, dim=1):
+                frames = self.decode_chunk(latent, state).clamp(0, 1)
+                yield frames[:, TEMPORAL_RATIO - 1 :] if first else frames
+                first = False
