@@ -209,7 +209,9 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         if pending is not None and pending.shape[1]:
             missing = TEMPORAL_RATIO - pending.shape[1]
             if self.config.align == "start":
-                raise ValueError(f"the clip ends {missing} frames short of 4k + 1: repeat the last frame to complete it")
+                raise ValueError(
+                    f"the clip ends {missing} frames short of 4k + 1: repeat the last frame to complete it"
+                )
             last = pending[:, -1:].expand(-1, missing, -1, -1, -1)
             yield self.encode_chunk(torch.cat([pending, last], dim=1), state)
 

@@ -1,0 +1,235 @@
+"""FlashPortrait's video diffusion transformer: Wan2.1 with the Normalized Facial Expression Block in every block.
+
+The class is diffusers' ``WanTransformer3DModel`` with its cross-attention replaced, so saving, loading, LoRA,
+offloading, quantisation, attention backends and caches of that class apply. One network serves the released 14B
+weights and the embedded model; they differ in configuration alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
+from einops import rearrange
+from torch import Tensor
+
+from flashportrait.models.expression_block import ExpressionAttention
+
+
+class FlashPortraitBlock(WanTransformerBlock):
+    """A Wan block whose cross-attention also attends to expression tokens."""
+
+    def __init__(
+        self,
+        dim: int,
+        ffn_dim: int,
+        num_heads: int,
+        qk_norm: str = "rms_norm_across_heads",
+        cross_attn_norm: bool = False,
+        eps: float = 1e-6,
+        added_kv_proj_dim: int | None = None,
+        expression_dim: int = 2048,
+    ):
+        super().__init__(dim, ffn_dim, num_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim)
+        self.attn2 = ExpressionAttention(dim, num_heads, dim // num_heads, eps, expression_dim, added_kv_proj_dim)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        rotary_emb: tuple[Tensor, Tensor],
+        expression_tokens: Tensor | None = None,
+        expression_scale: float | Tensor = 1.0,
+        image_tokens: int = 0,
+    ) -> Tensor:
+        """One block.
+
+        Args:
+            hidden_states: ``[b n d]``, tokens of all latent frames, frame by frame.
+            encoder_hidden_states: ``[b m + k d]``, image tokens first, then text.
+            temb: ``[b 6 d]``, the timestep's shifts, scales and gates.
+            rotary_emb: cosines and sines, each ``[1 n 1 head_dim]``.
+            expression_tokens: ``[b f k expression_dim]``, or None for no expression.
+            expression_scale: a number, or one a sample ``[b]``.
+            image_tokens: how many of ``encoder_hidden_states`` are image tokens.
+        """
+        # Modulation, norms and gates run in float32 whatever the weights' type, as the released code does.
+        shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + temb.float()).chunk(6, 1)
+
+        x = (self.norm1(hidden_states.float()) * (1 + scale_sa) + shift_sa).type_as(hidden_states)
+        x = self.attn1(x, None, None, rotary_emb)
+        hidden_states = (hidden_states.float() + x * gate_sa).type_as(hidden_states)
+
+        x = self.norm2(hidden_states.float()).type_as(hidden_states)
+        hidden_states = hidden_states + self.attn2(
+            x,
+            encoder_hidden_states,
+            expression_tokens=expression_tokens,
+            expression_scale=expression_scale,
+            image_tokens=image_tokens,
+        )
+
+        x = (self.norm3(hidden_states.float()) * (1 + scale_ff) + shift_ff).type_as(hidden_states)
+        return (hidden_states.float() + self.ffn(x).float() * gate_ff).type_as(hidden_states)
+
+
+class FlashPortraitTransformer3DModel(WanTransformer3DModel):
+    """Velocity of the latents of one window, given portrait, expression, text and time.
+
+    Args:
+        text_len: width the text embeddings are padded to with zeros, which are attended (512 in the 14B).
+        expression_dim: width of the expression tokens (2048 in the 14B).
+        others: as in diffusers' ``WanTransformer3DModel``; the defaults here are the released 14B's.
+    """
+
+    _no_split_modules = ["FlashPortraitBlock"]  # noqa: RUF012 (diffusers' convention)
+    _repeated_blocks = ["FlashPortraitBlock"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_attention_heads: int = 40,
+        attention_head_dim: int = 128,
+        in_channels: int = 36,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 13824,
+        num_layers: int = 40,
+        cross_attn_norm: bool = True,
+        qk_norm: str | None = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        image_dim: int | None = 1280,
+        added_kv_proj_dim: int | None = 5120,
+        rope_max_seq_len: int = 1024,
+        pos_embed_seq_len: int | None = None,
+        text_len: int = 512,
+        expression_dim: int = 2048,
+    ):
+        super().__init__(
+            patch_size=patch_size,
+            num_attention_heads=num_attention_heads,
+            attention_head_dim=attention_head_dim,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            text_dim=text_dim,
+            freq_dim=freq_dim,
+            ffn_dim=ffn_dim,
+            num_layers=0,
+            cross_attn_norm=cross_attn_norm,
+            qk_norm=qk_norm,
+            eps=eps,
+            image_dim=image_dim,
+            added_kv_proj_dim=added_kv_proj_dim,
+            rope_max_seq_len=rope_max_seq_len,
+            pos_embed_seq_len=pos_embed_seq_len,
+        )
+        inner_dim = num_attention_heads * attention_head_dim
+        self.blocks = torch.nn.ModuleList(
+            FlashPortraitBlock(
+                inner_dim,
+                ffn_dim,
+                num_attention_heads,
+                qk_norm,
+                cross_attn_norm,
+                eps,
+                added_kv_proj_dim,
+                expression_dim,
+            )
+            for _ in range(num_layers)
+        )
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_image: Tensor | None = None,
+        expression_tokens: Tensor | None = None,
+        expression_scale: float | Tensor = 1.0,
+        return_dict: bool | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+    ) -> Tensor | tuple[Tensor] | Transformer2DModelOutput:
+        """Predicts the flow-matching velocity ``noise - latents``.
+
+        Args:
+            hidden_states: ``[b 36 f h w]``: 16 noisy latents, 4 mask channels, 16 reference latents.
+            timestep: ``[b]``, ``1000 sigma``.
+            encoder_hidden_states: text embeddings ``[b n text_dim]``, n <= text_len; padded here with zeros.
+            encoder_hidden_states_image: image embeddings ``[b m image_dim]``, or None.
+            expression_tokens: ``[b f k expression_dim]``, or None for no expression.
+            expression_scale: weight of the expression branch, a number or one a sample ``[b]``.
+            return_dict: None gives the tensor; True and False give diffusers' output object and tuple.
+            attention_kwargs: accepted for diffusers' callers; holds nothing of ours.
+
+        Returns:
+            The velocity ``[b 16 f h w]``.
+
+        Raises:
+            ValueError: expression tokens of another number of latent frames, or text longer than text_len.
+        """
+        self._check(hidden_states, encoder_hidden_states, expression_tokens)
+        grid = [size // patch for size, patch in zip(hidden_states.shape[2:], self.config.patch_size, strict=True)]
+        rotary_emb = self.rope(hidden_states)
+        tokens = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
+
+        padding = self.config.text_len - encoder_hidden_states.shape[1]
+        encoder_hidden_states = torch.nn.functional.pad(encoder_hidden_states, (0, 0, 0, padding))
+        temb, timestep_proj, context, image = self.condition_embedder(
+            timestep, encoder_hidden_states, encoder_hidden_states_image
+        )
+        image_tokens = 0
+        if image is not None:
+            image_tokens = image.shape[1]
+            context = torch.cat([image, context], dim=1)
+
+        tokens = self.run_blocks(
+            tokens,
+            context,
+            timestep_proj.unflatten(1, (6, -1)),
+            rotary_emb,
+            expression_tokens,
+            expression_scale,
+            image_tokens,
+        )
+        velocity = self._unpatchify(self._project(tokens, temb), grid)
+        if return_dict is None:
+            return velocity
+        return Transformer2DModelOutput(sample=velocity) if return_dict else (velocity,)
+
+    def run_blocks(self, tokens: Tensor, *conditions: Any) -> Tensor:
+        """The whole stack: tokens ``[b n d]`` through every block. The place for hooks that skip or replace it all."""
+        checkpointing = torch.is_grad_enabled() and self.gradient_checkpointing
+        for block in self.blocks:
+            if checkpointing:
+                tokens = self._gradient_checkpointing_func(block, tokens, *conditions)
+            else:
+                tokens = block(tokens, *conditions)
+        return tokens
+
+    def _project(self, tokens: Tensor, temb: Tensor) -> Tensor:
+        shift, scale = (self.scale_shift_table + temb.unsqueeze(1)).to(tokens.device).chunk(2, dim=1)
+        return self.proj_out((self.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
+
+    def _unpatchify(self, tokens: Tensor, grid: list[int]) -> Tensor:
+        (f, h, w), (pf, ph, pw) = grid, self.config.patch_size
+        pattern = "b (f h w) (pf ph pw c) -> b c (f pf) (h ph) (w pw)"
+        return rearrange(tokens, pattern, f=f, h=h, w=w, pf=pf, ph=ph, pw=pw)
+
+    def _check(self, hidden_states: Tensor, text: Tensor, expression_tokens: Tensor | None) -> None:
+        if text.shape[1] > self.config.text_len:
+            raise ValueError(f"the text has {text.shape[1]} tokens; this model takes at most {self.config.text_len}")
+        latent_frames = hidden_states.shape[2]
+        if expression_tokens is not None and expression_tokens.shape[1] != latent_frames:
+            raise ValueError(
+                f"expression tokens cover {expression_tokens.shape[1]} latent frames, the latents {latent_frames}; "
+                "make the tokens with tokens_per_latent_frame for the frames of this window"
+            )
+        h, w = hidden_states.shape[-2:]
+        if h % self.config.patch_size[1] or w % self.config.patch_size[2]:
+            raise ValueError(f"latents are {h}x{w}; both must be multiples of the patch {self.config.patch_size[1:]}")
