@@ -112,7 +112,7 @@ class FaceDetector:
         canvas.paste(part, (round((x0 - x) * scale), round((y0 - y) * scale)))
         pixels = np.asarray(canvas, dtype=np.float32)[None] / 127.5 - 1.0
         regressors, logits = self._model(pixels)
-        scores = 1.0 / (1.0 + np.exp(-np.clip(logits[0, :, 0], -100, 100)))
+        scores = 1.0 / (1.0 + np.exp(-np.clip(logits[0, :, 0], -80, 80)))
         kept = scores >= MIN_SCORE
         values = regressors[0, kept] / INPUT_SIDE
         points = values.reshape(-1, 8, 2) + self._anchors[kept][:, None]
