@@ -26,14 +26,16 @@ TEMPORAL_RATIO = 4
 
 
 class GroupProjection(nn.Module):
-    """One token per group of the motion row: a bias-free linear map each, one LayerNorm shared."""
+    """One token per group of the motion row: a linear map each, one LayerNorm shared."""
 
-    def __init__(self, head_pose_dim: int, eyes_dim: int, emotion_dim: int, mouth_dim: int, token_dim: int):
+    def __init__(
+        self, head_pose_dim: int, eyes_dim: int, emotion_dim: int, mouth_dim: int, token_dim: int, bias: bool = False
+    ):
         super().__init__()
-        self.headpose_proj = nn.Linear(head_pose_dim, token_dim, bias=False)
-        self.eye_proj = nn.Linear(eyes_dim, token_dim, bias=False)
-        self.emo_proj = nn.Linear(emotion_dim, token_dim, bias=False)
-        self.mouth_proj = nn.Linear(mouth_dim, token_dim, bias=False)
+        self.headpose_proj = nn.Linear(head_pose_dim, token_dim, bias=bias)
+        self.eye_proj = nn.Linear(eyes_dim, token_dim, bias=bias)
+        self.emo_proj = nn.Linear(emotion_dim, token_dim, bias=bias)
+        self.mouth_proj = nn.Linear(mouth_dim, token_dim, bias=bias)
         self.norm = nn.LayerNorm(token_dim)
 
     def forward(self, head_pose: Tensor, eyes: Tensor, emotion: Tensor, mouth: Tensor) -> Tensor:
@@ -111,6 +113,9 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
             the expression attention, having no positions, can't. The released model has none. Frame t of the
             window gets vector ``(t - 1) mod 4``: frames 4i-3 .. 4i, which share latent frame i, get 0, 1, 2, 3,
             and frame 0 gets 3, like the last frame of any latent frame.
+        group_bias: whether the groups' linear maps have a bias. Without one (as released) the LayerNorm after them
+            forgets how large a group is and keeps its direction alone: half a blink would equal a whole one in
+            coefficients that are zero at rest.
     """
 
     @register_to_config
@@ -128,6 +133,7 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
         mouth_queries: int = 16,
         emotion_queries: int = 4,
         frame_phases: bool = False,
+        group_bias: bool = False,
     ):
         super().__init__()
         self.group_dims = (head_pose_dim, eyes_dim, emotion_dim, mouth_dim)
@@ -138,7 +144,7 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
             "heads": resampler_heads,
             "head_dim": resampler_head_dim,
         }
-        self.proj_model = GroupProjection(*self.group_dims, token_dim)
+        self.proj_model = GroupProjection(*self.group_dims, token_dim, group_bias)
         self.mouth_proj_model = PerceiverResampler(mouth_dim, token_dim, mouth_queries, **resampler)
         self.emo_proj_model = PerceiverResampler(emotion_dim, token_dim, emotion_queries, **resampler)
         # The tokens leave their LayerNorms with unit variance; half of that tells phases apart without drowning them.
