@@ -1,0 +1,258 @@
+"""From noise to latents, window by window, in one of three orders of work.
+
+``synchronous``: every window takes step s before any takes step s + 1 (the paper's order). Everything is finished last.
+``diagonal``: the same arithmetic, so the same numbers to the bit, but each window runs as far ahead as its neighbours
+    allow: the first is finished after about ``steps`` windows have started, and no more than those are held.
+``causal``: a window runs all its steps, led in its overlap by what its left neighbour had at the same step. Memory is
+    constant and the first frames come after one window, but the numbers differ from the other two orders.
+
+All yield latent frames in order, as soon as they are final. Nothing here knows the model: ``velocity`` is a callable.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from flashportrait.errors import UserError
+from flashportrait.sampling.solver import Solver, Step, steps_of
+from flashportrait.sampling.windows import Window, WindowPlan
+
+Order = Literal["synchronous", "diagonal", "causal"]
+ORDERS: tuple[Order, ...] = ("synchronous", "diagonal", "causal")
+
+Velocity = Callable[[Tensor, Step, Window], Tensor]
+"""``velocity(latents [b c f h w], step, window) -> [b c f h w]``, called once for each window and step."""
+
+Noise = Callable[[int, int], Tensor]
+"""``noise(start, stop) -> [b c f h w]`` float32 for latent frames ``start .. stop - 1``."""
+
+OnStep = Callable[[Window, Step, Tensor], Tensor]
+"""Called with the latents that a window's step has just moved; what it returns takes their place."""
+
+
+class Denoiser(Protocol):
+    """What the three orders have in common."""
+
+    def run(self) -> Iterator[tuple[Window, Tensor]]:
+        """Yield each window with its owned latent frames, final, [b c owned h w], in order."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that is needed to continue, as named tensors. To be taken inside ``on_rest`` only."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from ``state``: :meth:`run` then yields what had not been yielded when it was taken."""
+        ...
+
+
+def denoiser(
+    order: Order,
+    velocity: Velocity,
+    scheduler: Any,
+    plan: WindowPlan,
+    noise: Noise,
+    *,
+    on_step: OnStep | None = None,
+    on_rest: Callable[[], None] | None = None,
+) -> Denoiser:
+    """A denoiser in the given order.
+
+    Args:
+        order: ``synchronous``, ``diagonal`` or ``causal``.
+        velocity: the guided, possibly predicted, velocity of a window.
+        scheduler: a diffusers flow scheduler on which ``set_timesteps`` was called; copied, never changed.
+        plan: the windows.
+        noise: where each latent frame starts.
+        on_step: sees, and may change, the latents after each step of each window.
+        on_rest: called where work may be interrupted and continued later: after each step of all windows
+            (synchronous), after each diagonal, after each window (causal).
+
+    Raises:
+        UserError: for an unknown order or a scheduler that windows can't share.
+    """
+    if order == "causal":
+        return CausalDenoiser(velocity, scheduler, plan, noise, on_step=on_step, on_rest=on_rest)
+    if order in ("synchronous", "diagonal"):
+        return JointDenoiser(velocity, scheduler, plan, noise, order=order, on_step=on_step, on_rest=on_rest)
+    raise UserError(f"the order of work is {order!r}; choose one of {', '.join(ORDERS)}")
+
+
+def synchronous_rounds(plan: WindowPlan, steps: int) -> Iterator[list[tuple[int, int]]]:
+    """(window, step) pairs, a round for each step: all windows at step 0, all at step 1, ..."""
+    return ([(window, step) for window in range(len(plan))] for step in range(steps))
+
+
+def diagonal_rounds(plan: WindowPlan, steps: int) -> Iterator[list[tuple[int, int]]]:
+    """(window, step) pairs: each round, one more window takes each step, if what it needs is there.
+
+    A window may take step s once every window that shares a frame with it has taken step s - 1. Where windows share
+    with the next one only, round k is window k at step 0, k - 1 at step 1, k - 2 at step 2, ...: a diagonal.
+    """
+    due = [0] * steps  # the window that is next to take each step
+    while due[-1] < len(plan):
+        pairs = []
+        for step in range(steps):
+            ready = len(plan) if step == 0 else due[step - 1]
+            if due[step] < len(plan) and plan.last_reader(due[step]) < ready:
+                pairs.append((due[step], step))
+                due[step] += 1
+        yield pairs
+
+
+class JointDenoiser:
+    """All windows share one latent video: each step blends their velocities, then moves the latents once.
+
+    The video is held as one stretch per window, the frames which that window owns. A stretch can move on as soon as
+    its own window has taken the step, since that is the last one to see it; what this window says of later stretches
+    waits in ``_carried`` for the next window. Blending velocities and stepping once is right for every solver, and
+    for Euler's it equals blending stepped latents. As in the released code, the first step isn't blended: there the
+    later window's velocity replaces the earlier one's.
+    """
+
+    def __init__(
+        self,
+        velocity: Velocity,
+        scheduler: Any,
+        plan: WindowPlan,
+        noise: Noise,
+        *,
+        order: Literal["synchronous", "diagonal"] = "synchronous",
+        on_step: OnStep | None = None,
+        on_rest: Callable[[], None] | None = None,
+    ) -> None:
+        self._velocity, self._scheduler, self._plan, self._noise = velocity, scheduler, plan, noise
+        self._rounds = synchronous_rounds if order == "synchronous" else diagonal_rounds
+        self._on_step, self._on_rest = on_step, on_rest
+        self._steps = steps_of(scheduler)
+        self._stretches: dict[int, Solver] = {}
+        self._carried: dict[int, Tensor] = {}
+        self._rounds_done = 0
+
+    def run(self) -> Iterator[tuple[Window, Tensor]]:
+        """Yield each window with its owned latent frames, final, [b c owned h w], in order."""
+        rounds = self._rounds(self._plan, len(self._steps))
+        for pairs in itertools.islice(rounds, self._rounds_done, None):
+            finished = []
+            for index, step in pairs:
+                self._advance(self._plan[index], self._steps[step])
+                if step == len(self._steps) - 1:
+                    finished.append((self._plan[index], self._stretches.pop(index).latents))
+            self._rounds_done += 1
+            yield from finished
+            if self._on_rest is not None:
+                self._on_rest()
+
+    def _advance(self, window: Window, step: Step) -> None:
+        velocity = self._velocity(self._read(window, step), step, window)
+        carried = self._carried.pop(step.index, None)
+        if carried is not None and step.index > 0:
+            velocity = blend_start(velocity, carried, window)
+        if window.owned < len(window):
+            self._carried[step.index] = velocity[:, :, window.owned :].clone()
+        stretch = self._stretches[window.index]
+        stretch.step(velocity[:, :, : window.owned], step)
+        if self._on_step is not None:
+            stretch.latents = self._on_step(window, step, stretch.latents)
+
+    def _read(self, window: Window, step: Step) -> Tensor:
+        """The window's latents before ``step``; stretches not yet begun start from noise."""
+        parts = []
+        for index in range(window.index, self._plan.last_reader(window.index) + 1):
+            if index not in self._stretches:
+                owner = self._plan[index]
+                self._stretches[index] = Solver(self._scheduler, self._noise(owner.start, owner.owned_stop))
+            assert self._stretches[index].steps_done == step.index
+            parts.append(self._stretches[index].latents)
+        return torch.cat(parts, dim=2)[:, :, : len(window)]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that is needed to continue, as named tensors. To be taken inside ``on_rest`` only."""
+        state = {"rounds_done": torch.tensor(self._rounds_done)}
+        state.update({f"carried.{step}": velocity for step, velocity in self._carried.items()})
+        for index, stretch in self._stretches.items():
+            state.update({f"stretch.{index}.{name}": value for name, value in stretch.state_dict().items()})
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from ``state``: :meth:`run` then yields what had not been yielded when it was taken."""
+        device = self._noise(0, 1).device
+        self._rounds_done = int(state["rounds_done"])
+        self._carried = {
+            int(name.split(".")[1]): value.to(device) for name, value in state.items() if name.startswith("carried.")
+        }
+        self._stretches = {}
+        for index in sorted({int(name.split(".")[1]) for name in state if name.startswith("stretch.")}):
+            owner, prefix = self._plan[index], f"stretch.{index}."
+            self._stretches[index] = Solver(self._scheduler, self._noise(owner.start, owner.owned_stop))
+            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            self._stretches[index].load_state_dict(own)
+
+
+class CausalDenoiser:
+    """Windows one after another, each led in its overlap by the one before it.
+
+    What is kept of a window is a small band: the velocity it had at each step on the frames shared with the next
+    (``_band``). Both start from the same noise, so where the left neighbour weighs 1 its trajectory is repeated.
+    """
+
+    def __init__(
+        self,
+        velocity: Velocity,
+        scheduler: Any,
+        plan: WindowPlan,
+        noise: Noise,
+        *,
+        on_step: OnStep | None = None,
+        on_rest: Callable[[], None] | None = None,
+    ) -> None:
+        self._velocity, self._scheduler, self._plan, self._noise = velocity, scheduler, plan, noise
+        self._on_step, self._on_rest = on_step, on_rest
+        self._steps = steps_of(scheduler)
+        self._band: list[Tensor] = []
+        self._windows_done = 0
+
+    def run(self) -> Iterator[tuple[Window, Tensor]]:
+        """Yield each window with its owned latent frames, final, [b c owned h w], in order."""
+        for index in range(self._windows_done, len(self._plan)):
+            window = self._plan[index]
+            latents = self._run_window(window)
+            self._windows_done += 1
+            yield window, latents[:, :, : window.owned]
+            if self._on_rest is not None:
+                self._on_rest()
+
+    def _run_window(self, window: Window) -> Tensor:
+        solver = Solver(self._scheduler, self._noise(window.start, window.stop))
+        band = []
+        for step in self._steps:
+            velocity = self._velocity(solver.latents, step, window)
+            if window.overlap:
+                velocity = blend_start(velocity, self._band[step.index], window)
+            band.append(velocity[:, :, window.owned :].clone())
+            solver.step(velocity, step)
+            if self._on_step is not None:
+                solver.latents = self._on_step(window, step, solver.latents)
+        self._band = band
+        return solver.latents
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that is needed to continue, as named tensors. To be taken inside ``on_rest`` only."""
+        return {"windows_done": torch.tensor(self._windows_done), "band": torch.stack(self._band)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from ``state``: :meth:`run` then yields what had not been yielded when it was taken."""
+        self._windows_done = int(state["windows_done"])
+        self._band = list(state["band"].to(self._noise(0, 1).device).unbind())
+
+
+def blend_start(current: Tensor, previous: Tensor, window: Window) -> Tensor:
+    """``current`` [b c f h w] with its first ``window.overlap`` frames blended with ``previous`` [b c overlap h w]."""
+    weights = window.blend_weights().to(current).view(1, 1, -1, 1, 1)
+    shared = weights * current[:, :, : window.overlap] + (1 - weights) * previous
+    return torch.cat([shared, current[:, :, window.overlap :]], dim=2)
