@@ -7,16 +7,38 @@ weights and the embedded model; they differ in configuration alone.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from flashportrait.models.expression_block import ExpressionAttention
+
+if TYPE_CHECKING:
+    from flashportrait.weights.checkpoint import Source
+
+
+class TimestepAngles(nn.Module):
+    """Cosines and sines of a timestep at ``width / 2`` speeds from 1 down to 1/10000.
+
+    The angles are float64 as in the released code: at timestep 1000 those in float32 are off by 1e-4.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """``[b]`` -> ``[b width]`` float32, cosines first."""
+        dtype = torch.float32 if timestep.device.type == "mps" else torch.float64
+        half = self.width // 2
+        speeds = 10000.0 ** (-torch.arange(half, dtype=dtype, device=timestep.device) / half)
+        angles = timestep.to(dtype)[:, None] * speeds
+        return torch.cat([angles.cos(), angles.sin()], dim=-1).float()
 
 
 class FlashPortraitBlock(WanTransformerBlock):
@@ -35,6 +57,11 @@ class FlashPortraitBlock(WanTransformerBlock):
     ):
         super().__init__(dim, ffn_dim, num_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim)
         self.attn2 = ExpressionAttention(dim, num_heads, dim // num_heads, eps, expression_dim, added_kv_proj_dim)
+        if qk_norm is None:
+            for attention in (self.attn1, self.attn2):
+                attention.norm_q, attention.norm_k = nn.Identity(), nn.Identity()
+                if attention.add_k_proj is not None:
+                    attention.norm_added_k = nn.Identity()
 
     def forward(
         self,
@@ -129,8 +156,11 @@ class FlashPortraitTransformer3DModel(WanTransformer3DModel):
             rope_max_seq_len=rope_max_seq_len,
             pos_embed_seq_len=pos_embed_seq_len,
         )
+        # The parent has just recorded the number of blocks it built, none.
+        self.register_to_config(num_layers=num_layers)
+        self.condition_embedder.timesteps_proj = TimestepAngles(freq_dim)
         inner_dim = num_attention_heads * attention_head_dim
-        self.blocks = torch.nn.ModuleList(
+        self.blocks = nn.ModuleList(
             FlashPortraitBlock(
                 inner_dim,
                 ffn_dim,
@@ -143,6 +173,29 @@ class FlashPortraitTransformer3DModel(WanTransformer3DModel):
             )
             for _ in range(num_layers)
         )
+
+    @classmethod
+    def from_official(cls, source: Source, **config: Any) -> FlashPortraitTransformer3DModel:
+        """The released transformer, or a smaller one stored in its layout.
+
+        Args:
+            source: a path (.pt, .pth, .safetensors, a folder of shards) or a state dict, in the released naming.
+            config: the released configuration's words (dim, ffn_dim, num_heads, num_layers, in_dim, out_dim, text_dim,
+                freq_dim, text_len, eps, cross_attn_norm, qk_norm) where it isn't the 14B; also ``torch_dtype`` and
+                ``device``, as in ``weights.official.load_transformer``.
+
+        Raises:
+            UserError: naming a wrong, missing or extra key, a wrong shape or an unknown word.
+        """
+        from flashportrait.weights.official import load_transformer
+
+        return load_transformer(source, **config)
+
+    def to_official(self) -> dict[str, Tensor]:
+        """The state dict in the released naming; the tensors are the model's own."""
+        from flashportrait.weights.official import transformer_to_official
+
+        return transformer_to_official(self)
 
     def forward(
         self,
@@ -179,7 +232,7 @@ class FlashPortraitTransformer3DModel(WanTransformer3DModel):
         tokens = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
 
         padding = self.config.text_len - encoder_hidden_states.shape[1]
-        encoder_hidden_states = torch.nn.functional.pad(encoder_hidden_states, (0, 0, 0, padding))
+        encoder_hidden_states = nn.functional.pad(encoder_hidden_states, (0, 0, 0, padding))
         temb, timestep_proj, context, image = self.condition_embedder(
             timestep, encoder_hidden_states, encoder_hidden_states_image
         )
