@@ -144,9 +144,9 @@ def test_from_official_names_the_wrong_key(weights: Weights):
     key = "model.m0.b2_plus_1.conv2.weight"
     without = {name: value for name, value in weights.items() if name != key}
     for wrong, complaint in (
-        (without, f"{key} is missing"),
-        (weights | {"to_gaze.0.weight": torch.zeros(1)}, "to_gaze.0.weight is extra"),
-        (weights | {"to_eye.0.bias": torch.zeros(3)}, "to_eye.0.bias is (3,), not (512,)"),
+        (without, f"lacks {key}"),
+        (weights | {"to_gaze.0.weight": torch.zeros(1)}, "has to_gaze.0.weight"),
+        (weights | {"to_eye.0.bias": torch.zeros(3)}, "wrong shape in to_eye.0.bias (3,), not (512,)"),
     ):
         with pytest.raises(UserError, match=re.escape(complaint)):
             MotionEncoder.from_official(wrong)

@@ -7,6 +7,8 @@ names are those of the released ``pd_fpg.pth``: ``state_dict()`` is in the relea
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -14,7 +16,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from flashportrait.errors import UserError
-from flashportrait.models.official import Source, load_strictly, read_state_dict
+
+if TYPE_CHECKING:
+    from flashportrait.weights.checkpoint import Source
 
 CROP_SIDE = 224
 """Height and width of the face crops in pixels; the network has no other size."""
@@ -145,16 +149,19 @@ class MotionEncoder(ModelMixin, ConfigMixin):
         """Loads the released ``pd_fpg.pth``.
 
         Args:
-            source: file or state dict, whose tensors the model takes over. Heads that only training uses are skipped.
+            source: file or state dict. Heads that only training uses are skipped.
 
         Raises:
             UserError: a key is missing, extra or of the wrong shape; the error names it.
         """
-        state_dict = read_state_dict(source)
+        from flashportrait.weights.checkpoint import load_strictly
+        from flashportrait.weights.convert import KeyTable, Rule
+
         with torch.device("meta"):
-            model = cls()
-        load_strictly(model, state_dict, "a PD-FGC motion encoder", ignored_prefixes=TRAINING_ONLY_PREFIXES)
-        return model.eval()
+            model = cls().eval()
+        same_names = tuple(Rule(key, (key,)) for key in model.state_dict())
+        load_strictly(model, source, KeyTable("PD-FGC motion encoder", same_names, ignored=TRAINING_ONLY_PREFIXES))
+        return model
 
     def forward(self, faces: Tensor) -> dict[str, Tensor]:
         """Aligned RGB faces ``[n 3 224 224]`` in [-1, 1] -> ``[n d]`` for each group, in row order.

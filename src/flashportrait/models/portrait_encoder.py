@@ -5,6 +5,8 @@ Module names are those of the released ``portrait_encoder.pt``: ``state_dict()``
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -13,7 +15,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from flashportrait.errors import UserError
-from flashportrait.models.official import Source, load_strictly, read_state_dict
+
+if TYPE_CHECKING:
+    from flashportrait.weights.checkpoint import Source
 
 GROUP_TOKENS = 4
 """Tokens that are one linear projection each: head pose, eyes, emotion, mouth."""
@@ -155,18 +159,21 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
         """Loads the released ``portrait_encoder.pt``, or any model stored under the same names.
 
         Args:
-            source: file, folder of shards, or state dict, whose tensors the model takes over.
-            **config: settings that shapes don't tell: ``resampler_head_dim`` where it isn't 64.
+            source: file, folder of shards, or state dict.
+            **config: what shapes don't tell: ``resampler_heads`` or ``resampler_head_dim`` where heads aren't 64 wide.
 
         Raises:
             UserError: a key is missing, extra or of the wrong shape; the error names it.
         """
-        state_dict = read_state_dict(source)
-        config = _infer_config(state_dict, config.get("resampler_head_dim", 64)) | config
+        from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
+        from flashportrait.weights.convert import KeyTable, Rule
+
+        config = _infer_config(read_checkpoint(source), **config) | config
         with torch.device("meta"):
-            model = cls(**config)
-        load_strictly(model, state_dict, "a portrait encoder")
-        return model.eval()
+            model = cls(**config).eval()
+        same_names = tuple(Rule(key, (key,)) for key in model.state_dict())
+        load_strictly(model, source, KeyTable("portrait encoder", same_names))
+        return model
 
     def forward(self, motion: Tensor) -> Tensor:
         """Motion rows ``[b t d]``, t being frames of one window -> tokens ``[b t*p token_dim]``, frame by frame.
@@ -202,14 +209,18 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
         return tokens_per_latent_frame(tokens, frames, self.tokens_per_frame)
 
 
-def _infer_config(state_dict: dict[str, Tensor], head_dim: int) -> dict[str, int]:
+def _infer_config(
+    state_dict: dict[str, Tensor], resampler_heads: int | None = None, resampler_head_dim: int = 64
+) -> dict[str, int]:
     """The sizes of a portrait encoder from the shapes of its weights."""
 
     def size(key: str, axis: int) -> int:
         if key not in state_dict:
-            raise UserError(f"these are not the weights of a portrait encoder: {key} is missing")
+            raise UserError(f"this is not a released portrait encoder: it lacks {key}; give portrait_encoder.pt")
         return state_dict[key].shape[axis]
 
+    heads_width = size("mouth_proj_model.layers.0.0.to_q.weight", 0)
+    heads = resampler_heads or max(1, heads_width // resampler_head_dim)
     depth = len({key.split(".")[2] for key in state_dict if key.startswith("mouth_proj_model.layers.")})
     return {
         "head_pose_dim": size("proj_model.headpose_proj.weight", 1),
@@ -219,7 +230,8 @@ def _infer_config(state_dict: dict[str, Tensor], head_dim: int) -> dict[str, int
         "token_dim": size("proj_model.norm.weight", 0),
         "resampler_dim": size("mouth_proj_model.latents", 2),
         "resampler_depth": depth,
-        "resampler_heads": size("mouth_proj_model.layers.0.0.to_q.weight", 0) // head_dim,
+        "resampler_heads": heads,
+        "resampler_head_dim": heads_width // heads,
         "mouth_queries": size("mouth_proj_model.latents", 1),
         "emotion_queries": size("emo_proj_model.latents", 1),
     }
