@@ -187,7 +187,7 @@ def test_from_official_names_the_wrong_key():
         (without, f"lacks {key}"),
         (weights | {"proj_model.proj.weight": torch.zeros(1)}, "has proj_model.proj.weight"),
         (weights | {key: torch.zeros(2, 2)}, f"wrong shape in {key}"),
-        ({"anything": torch.zeros(1)}, "lacks proj_model.headpose_proj.weight"),
+        ({"anything": torch.zeros(1)}, "lacks mouth_proj_model.layers.0.0.to_q.weight"),
     ):
         with pytest.raises(UserError, match=complaint):
             PortraitEncoder.from_official(wrong, resampler_head_dim=8)

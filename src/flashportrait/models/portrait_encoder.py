@@ -155,12 +155,14 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
         self.frame_phase = nn.Parameter(0.5 * torch.randn(TEMPORAL_RATIO, token_dim)) if frame_phases else None
 
     @classmethod
-    def from_official(cls, source: Source, **config: int) -> PortraitEncoder:
+    def from_official(
+        cls, source: Source, *, resampler_heads: int | None = None, resampler_head_dim: int = 64
+    ) -> PortraitEncoder:
         """Loads the released ``portrait_encoder.pt``, or any model stored under the same names.
 
         Args:
             source: file, folder of shards, or state dict.
-            **config: what shapes don't tell: ``resampler_heads`` or ``resampler_head_dim`` where heads aren't 64 wide.
+            resampler_heads, resampler_head_dim: shapes tell only their product; either says the other.
 
         Raises:
             UserError: a key is missing, extra or of the wrong shape; the error names it.
@@ -168,7 +170,7 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
         from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
         from flashportrait.weights.convert import KeyTable, Rule
 
-        config = _infer_config(read_checkpoint(source), **config) | config
+        config = _infer_config(read_checkpoint(source), resampler_heads, resampler_head_dim)
         with torch.device("meta"):
             model = cls(**config).eval()
         same_names = tuple(Rule(key, (key,)) for key in model.state_dict())
@@ -209,9 +211,7 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
         return tokens_per_latent_frame(tokens, frames, self.tokens_per_frame)
 
 
-def _infer_config(
-    state_dict: dict[str, Tensor], resampler_heads: int | None = None, resampler_head_dim: int = 64
-) -> dict[str, int]:
+def _infer_config(state_dict: dict[str, Tensor], heads: int | None, head_dim: int) -> dict[str, int]:
     """The sizes of a portrait encoder from the shapes of its weights."""
 
     def size(key: str, axis: int) -> int:
@@ -220,7 +220,7 @@ def _infer_config(
         return state_dict[key].shape[axis]
 
     heads_width = size("mouth_proj_model.layers.0.0.to_q.weight", 0)
-    heads = resampler_heads or max(1, heads_width // resampler_head_dim)
+    heads = heads or max(1, heads_width // head_dim)
     depth = len({key.split(".")[2] for key in state_dict if key.startswith("mouth_proj_model.layers.")})
     return {
         "head_pose_dim": size("proj_model.headpose_proj.weight", 1),
