@@ -1,0 +1,134 @@
+"""Training the embedded model's tiny video autoencoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from flashportrait.models.tiny_vae import TEMPORAL_RATIO, TinyVideoAutoencoder
+from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
+from flashportrait.training.samples import save_sheet
+
+
+class ClipSource(Protocol):
+    """Where clips come from."""
+
+    def clips(self, count: int, frames: int, size: int, generator: torch.Generator) -> Tensor:
+        """``[count frames 3 size size]`` in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """How the autoencoder is trained."""
+
+    encoder_channels: int = 32
+    decoder_channels: tuple[int, int, int] = (128, 64, 32)
+    batch: int = 8
+    frames: int = 9
+    """Pixel frames a clip, 4k + 1."""
+    size: int = 128
+    """Pixels a side that clips are drawn at."""
+    crop: int = 96
+    """Pixels a side that the network sees: convolutions don't mind, and crops are cheaper and more varied."""
+    lr: float = 1e-3
+    latent_noise: float = 0.1
+    """Standard deviation of noise on latents in training, so that the decoder forgives small errors in them."""
+
+
+def autoencoder_loss(module: TinyVideoAutoencoder, clips: Tensor, latent_noise: float) -> dict[str, Tensor]:
+    """Absolute error of colours, of differences between neighbours at three scales, and of change over time.
+
+    Differences weigh edges (eyelids, lips) as much as areas; a small pull keeps latents near unit size.
+
+    Args:
+        clips: ``[b 4k+1 3 h w]`` in [0, 1].
+    """
+    latents = module.encode(clips, parallel=True)
+    noisy = latents + latent_noise * torch.randn_like(latents)
+    restored = module.decode_chunk(noisy, {})[:, TEMPORAL_RATIO - 1 :].float()
+    colour = F.l1_loss(restored, clips)
+    motion = F.l1_loss(restored.diff(dim=1), clips.diff(dim=1))
+    edges = _edge_loss(rearrange(restored, "b t c h w -> (b t) c h w"), rearrange(clips, "b t c h w -> (b t) c h w"))
+    size = latents.float().square().mean()
+    psnr = -10 * torch.log10(F.mse_loss(restored.detach().clamp(0, 1), clips))
+    return {"loss": colour + 2 * edges + motion + 1e-3 * size, "psnr": psnr, "latent_power": size}
+
+
+def _edge_loss(restored: Tensor, truth: Tensor, scales: int = 3) -> Tensor:
+    total = restored.new_zeros(())
+    for _ in range(scales):
+        for dim in (-1, -2):
+            total = total + F.l1_loss(restored.diff(dim=dim), truth.diff(dim=dim))
+        restored, truth = F.avg_pool2d(restored, 2), F.avg_pool2d(truth, 2)
+    return total / scales
+
+
+def clip_batches(
+    sources: list[tuple[ClipSource, float]], config: AutoencoderConfig, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Endless batches ``[batch frames 3 crop crop]``, each from one source drawn by weight."""
+    weights = torch.tensor([weight for _, weight in sources])
+    while True:
+        source = sources[int(torch.multinomial(weights, 1, generator=generator))][0]
+        clips = source.clips(config.batch, config.frames, config.size, generator)
+        top, left = torch.randint(0, config.size - config.crop + 1, (2,), generator=generator).tolist()
+        yield clips[..., top : top + config.crop, left : left + config.crop]
+
+
+@torch.no_grad()
+def measure_latents(module: TinyVideoAutoencoder, batches: Iterator[Tensor], count: int) -> tuple[list, list]:
+    """Mean and std of the latents per channel over ``count`` batches, each a list of channels."""
+    latents = torch.cat([module.encode(next(batches), parallel=True).flatten(0, 1) for _ in range(count)])
+    std, mean = torch.std_mean(latents, dim=(0, 2, 3))
+    return [round(v, 5) for v in mean.tolist()], [round(v, 5) for v in std.tolist()]
+
+
+def train_autoencoder(
+    sources: list[tuple[ClipSource, float]],
+    held_out: Tensor,
+    folder: Path,
+    config: AutoencoderConfig,
+    loop: LoopConfig,
+    device: str = "cpu",
+    seed: int = 0,
+) -> TinyVideoAutoencoder:
+    """Trains, logs, samples and exports to ``folder/vae``.
+
+    Args:
+        sources: where clips come from, with weights.
+        held_out: clips ``[n t 3 h w]`` never trained on; their PSNR is logged and drawn on sample sheets.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    module = TinyVideoAutoencoder(config.encoder_channels, config.decoder_channels, align="start")
+    module = module.to(device=device, memory_format=torch.channels_last)
+
+    def loss(batch: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
+            return autoencoder_loss(module, batch.to(device), config.latent_noise)
+
+    @torch.no_grad()
+    def sample(averaged: nn.Module, step: int) -> dict[str, float]:
+        restored = averaged.decode(averaged.encode(held_out.to(device), parallel=True), parallel=True).cpu()
+        rows = [torch.cat([truth[::2], result[::2]]) for truth, result in zip(held_out, restored, strict=True)]
+        save_sheet(torch.cat(rows), folder / f"sample_{step:06d}.png", columns=rows[0].shape[0] // 2)
+        return {"held_out_psnr": float(-10 * torch.log10(F.mse_loss(restored, held_out)))}
+
+    stage = Stage(module, build_optimizers(module, config.lr, None, 1e-4), loss, folder, loop, sample)
+    stage.resume()
+    batches = clip_batches(sources, config, generator)
+    averaged = stage.run(batches)
+    mean, std = measure_latents(averaged.to(device), (batch.to(device) for batch in batches), 16)
+    averaged.register_to_config(latents_mean=mean, latents_std=std)
+    averaged.save_pretrained(folder / "vae")
+    (folder / "latents.json").write_text(json.dumps({"mean": mean, "std": std}))
+    return averaged
