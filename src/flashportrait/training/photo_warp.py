@@ -1,0 +1,277 @@
+"""Animates a photograph: its landmark mesh, textured by the photo, is moved by motion rows and drawn again.
+
+The 478 landmarks are lifted into the head frame, displaced by the expression basis times the change of coefficients,
+turned and moved as the head pose asks (weak perspective), and drawn with a z-buffer. Rings around the face carry hair
+and neck along and come to rest at the border of the picture. Mouth and eye openings show a second, painted layer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flashportrait.training.face_mesh import (
+    INNER_LIPS_LOWER,
+    INNER_LIPS_UPPER,
+    IRISES,
+    LANDMARKS,
+    LOWER_LIDS,
+    MESH_LANDMARKS,
+    OUTER_LIPS,
+    UPPER_LIDS,
+    FaceMesh,
+    fit_similarity,
+    load_face_mesh,
+)
+from flashportrait.training.photo_interior import paint_interior
+from flashportrait.training.rasterizer import barycentric_maps, rasterize
+
+ANGLE_LIMITS = (math.radians(25), math.radians(18), math.radians(20))
+"""Largest change of yaw, pitch and roll from the photo's own; beyond, the mesh shows sides that the photo lacks."""
+SHIFT_LIMIT = 0.2
+"""Largest move of the head, in units of the face's height."""
+LOG_SCALE_LIMIT = 0.2
+RINGS = (0.05, 0.12, 0.22, 0.35, 0.5, 0.7, 1.0)
+"""Rings around the face, as fractions of the way from its outline to beyond the picture's border."""
+GAZE_LIMIT = (0.3, 0.16)
+"""Largest shift of an iris across and along the picture, in units of the eye's width."""
+
+
+@dataclass(frozen=True)
+class WarpResult:
+    """An animated photograph."""
+
+    frames: Tensor
+    """[t 3 s s] in [0, 1]"""
+    face_mask: Tensor
+    """[t 1 s s] 1 on the face, 0 elsewhere"""
+    lip_mask: Tensor
+    """[t 1 s s] 1 on lips and mouth"""
+    eye_mask: Tensor
+    """[t 1 s s] 1 on eyes and lids"""
+    motion: Tensor
+    """[t 57] the rows drawn, after the limits: the truth about the frames"""
+
+
+def rotation_matrices(angles: Tensor) -> Tensor:
+    """Head rotations in the head frame (x right, y down, z away) from yaw, pitch and roll [... 3] -> [... 3 3].
+
+    The same rotation as ``face.pose.rotation_matrix``, in picture axes.
+    """
+    (cos_y, cos_p, cos_r), (sin_y, sin_p, sin_r) = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    one, zero = torch.ones_like(cos_y), torch.zeros_like(cos_y)
+
+    def matrix(*entries: Tensor) -> Tensor:
+        return torch.stack(entries, -1).unflatten(-1, (3, 3))
+
+    about_y = matrix(cos_y, zero, -sin_y, zero, one, zero, sin_y, zero, cos_y)
+    about_x = matrix(one, zero, zero, zero, cos_p, sin_p, zero, -sin_p, cos_p)
+    about_z = matrix(cos_r, -sin_r, zero, sin_r, cos_r, zero, zero, zero, one)
+    return about_y @ about_x @ about_z
+
+
+def rotation_angles(rotation: Tensor) -> Tensor:
+    """Yaw, pitch and roll [... 3] of rotations [... 3 3]; the inverse of ``rotation_matrices`` for |pitch| < pi / 2."""
+    yaw = torch.atan2(-rotation[..., 0, 2], rotation[..., 2, 2])
+    pitch = torch.asin(rotation[..., 1, 2].clamp(-1, 1))
+    roll = torch.atan2(rotation[..., 1, 0], rotation[..., 1, 1])
+    return torch.stack((yaw, pitch, roll), -1)
+
+
+def head_angles(landmarks: Tensor) -> Tensor:
+    """Yaw, pitch and roll [... 3] of faces from their landmarks [... 478 3] in pixels."""
+    mesh = load_face_mesh().to(landmarks.device)
+    return rotation_angles(_fit_head(landmarks, mesh)[1])
+
+
+def limit_motion(own_row: Tensor, motion: Tensor) -> Tensor:
+    """Motion rows [t 57] within what a photo with ``own_row`` [57] can be warped to.
+
+    Actions that the expression basis lacks stay as they are in the photo.
+    """
+    limits = motion.new_tensor([*ANGLE_LIMITS, SHIFT_LIMIT, SHIFT_LIMIT, LOG_SCALE_LIMIT])
+    head, own_head = motion[:, :6], own_row[:6]
+    head = torch.maximum(torch.minimum(head, own_head + limits), own_head - limits)
+    movable = load_face_mesh().to(motion.device).expression_basis.abs().amax((1, 2)) > 0.02
+    return torch.cat((head, torch.where(movable, motion[:, 6:].clamp(0, 1), own_row[6:])), 1)
+
+
+def _fit_head(landmarks: Tensor, mesh: FaceMesh) -> tuple[Tensor, Tensor, Tensor]:
+    canonical = mesh.canonical_face[:MESH_LANDMARKS].expand_as(landmarks[..., :MESH_LANDMARKS, :])
+    return fit_similarity(canonical, landmarks[..., :MESH_LANDMARKS, :], mesh.pose_weights)
+
+
+class PhotoRig:
+    """One photograph made ready to be animated."""
+
+    def __init__(self, image: Tensor, landmarks: Tensor, own_row: Tensor) -> None:
+        """image: [3 h h] in [0, 1]; landmarks: [478 3] in its pixels; own_row: [57], the photo's own motion row."""
+        mesh = load_face_mesh().to(image.device)
+        self.mesh, self.own_row, self.side = mesh, own_row, image.shape[-1]
+        landmarks = landmarks.float()
+        self.scale, self.rotation, self.centre = _fit_head(landmarks, mesh)
+        self.head = (landmarks - self.centre) @ self.rotation / self.scale
+        interior = paint_interior(image, landmarks, float(self.scale))
+        self.atlas = torch.cat((image, interior), 1)
+        """[3 2h h] the photo and, below it, its interior layer."""
+        self.oval = mesh.oval
+        self.rings, self.ring_weight, self.ring_carry = self._place_rings(landmarks)
+        strips = _ring_triangles(self.oval, len(RINGS), image.device)
+        self.triangles = torch.cat((mesh.triangles, strips))
+        self.rest = torch.cat((landmarks, self.rings))
+        self._mark_triangles()
+
+    def _place_rings(self, landmarks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions [36 k 3], share of the head's motion [36 k 1] and of the outline's expression [36 k 1]."""
+        outline = landmarks[self.oval]
+        middle = outline[:, :2].mean(0)
+        ray = outline[:, :2] - middle
+        radius = ray.norm(dim=1, keepdim=True)
+        direction = ray / radius
+        box = torch.where(direction > 0, 1.15 * self.side - middle, middle + 0.15 * self.side)
+        reach = (box / direction.abs().clamp_min(1e-6)).amin(1, keepdim=True).maximum(1.6 * radius)
+        fraction = landmarks.new_tensor(RINGS)[:, None, None]
+        position = middle + direction * (radius + (reach - radius) * fraction)
+        back = outline[:, 2].amax()
+        depth = outline[:, 2:] + (back - outline[:, 2:]) * (fraction / 0.3).clamp(max=1.0) + self.scale * fraction
+        down = (direction @ self.rotation[:2, 1]).clamp_min(0)[:, None]
+        start, end = 0.22 * (1 - down), 1.0 - 0.35 * down
+        share = 1 - _smoothstep((fraction - start) / (end - start))
+        carry = 1 - _smoothstep(fraction / 0.35)
+        depth = depth.expand(len(RINGS), -1, -1)
+        rings = torch.cat((position, depth), -1).flatten(0, 1)
+        return rings, share.flatten(0, 1), carry.expand_as(share).flatten(0, 1)
+
+    def _mark_triangles(self) -> None:
+        mesh, total = self.mesh, len(self.triangles)
+
+        def pad(flags: Tensor) -> Tensor:
+            return F.pad(flags, (0, total - len(flags)))
+
+        eyes = [list(upper) + list(lower)[1:-1] for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True)]
+        rims = [list(upper) + list(lower)[-2:0:-1] for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True)]
+        self.eye_holes = [pad(mesh.triangles_among(eye)) for eye in eyes]
+        self.mouth_hole = pad(mesh.triangles_among(INNER_LIPS_UPPER + INNER_LIPS_LOWER))
+        self.is_face = pad(torch.ones(len(mesh.triangles), dtype=torch.bool, device=mesh.triangles.device))
+        self.is_lip = pad(mesh.triangles_inside(OUTER_LIPS)) | self.mouth_hole
+        self.is_eye = pad(mesh.triangles_inside(rims[0], 1.5) | mesh.triangles_inside(rims[1], 1.5))
+
+    def animate(self, motion: Tensor, size: int = 128) -> WarpResult:
+        """The photo with the motion rows [t 57], as ``size`` x ``size`` frames."""
+        motion = limit_motion(self.own_row, motion)
+        offsets = torch.einsum("tc,cnd->tnd", motion[:, 6:] - self.own_row[6:], self.mesh.expression_basis)
+        head = self._close_openings(self.head + offsets, motion)
+        vertices = self._pose(head, motion[:, :6])
+        inner = (self.scale * head @ self.rotation.mT + self.centre)[..., :2]
+        maps_to_texture = self._texture_maps(inner, offsets)
+        corners = vertices[:, self.triangles]
+        corners = torch.cat((corners[..., :2] * (size / self.side), corners[..., 2:]), -1)
+        maps = barycentric_maps(corners[..., :2])
+        index = rasterize(corners, maps, size)
+        frames = self._shade(index, maps_to_texture.mT @ maps, size)
+        covered = index.clamp_min(0)
+        masks = [
+            (flags[covered] & (index >= 0)).unsqueeze(1).to(frames.dtype)
+            for flags in (self.is_face, self.is_lip, self.is_eye)
+        ]
+        return WarpResult(frames, *masks, motion=motion)
+
+    def _close_openings(self, head: Tensor, motion: Tensor) -> Tensor:
+        """Heads [t 478 3] whose lids open in proportion to the photo's own and whose lips don't cross."""
+        head = head.clone()
+        mean_lids = self.mesh.canonical_face
+        readings = torch.cat((self.own_row[None, 6:], motion[:, 6:]))
+        expected = torch.einsum("tc,cn->tn", readings, self.mesh.expression_basis[:, :, 1])
+        for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True):
+            up, low = list(upper[1:-1]), list(lower[1:-1])
+            gap = (mean_lids[low, 1] - mean_lids[up, 1] + expected[:, low] - expected[:, up]).mean(1)
+            openness = (gap[1:] / gap[0].clamp_min(0.1)).clamp(0, 3)
+            own_gap = (self.head[low, 1] - self.head[up, 1]).clamp_min(0)
+            head[:, up, 1] = head[:, low, 1] - own_gap * openness[:, None]
+        up, low = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
+        crossing = (head[:, up, 1] - head[:, low, 1]).clamp_min(0) / 2
+        head[:, up, 1] -= crossing
+        head[:, low, 1] += crossing
+        return head
+
+    def _pose(self, head: Tensor, pose: Tensor) -> Tensor:
+        """Vertices [t 478 + 36 k 3] in the photo's pixels from heads [t 478 3] and head pose columns [t 6]."""
+        height = self.mesh.canonical_face[:MESH_LANDMARKS, 1]
+        size = self.scale * (height.amax() - height.amin())
+        change = pose - self.own_row[:6]
+        rotation = rotation_matrices(pose[:, :3])
+        growth = change[:, 5].exp()[:, None, None]
+        centre = (self.centre + F.pad(change[:, 3:5] * size, (0, 1)))[:, None]
+        face = growth * self.scale * head @ rotation.mT + centre
+        still = self.scale * self.head @ rotation.mT * growth + centre
+        carried = growth * ((self.rings - self.centre) @ self.rotation) @ rotation.mT + centre
+        expression = (face - still)[:, self.oval].repeat(1, len(RINGS), 1)
+        rings = self.rings + self.ring_weight * (carried - self.rings) + self.ring_carry * expression
+        return torch.cat((face, rings), 1)
+
+    def _texture_maps(self, inner: Tensor, offsets: Tensor) -> Tensor:
+        """Atlas position, in pixels, of each triangle's corners [t f 3 2]; openings look into the interior layer."""
+        texture = self.rest[self.triangles, :2].expand(len(inner), -1, -1, -1).clone()
+        below = texture.new_tensor([0.0, float(self.side)])
+        texture[:, self.mouth_hole] = inner[:, self.triangles[self.mouth_hole]] + below
+        for hole, upper, iris in zip(self.eye_holes, UPPER_LIDS, IRISES, strict=True):
+            corners = [upper[0], upper[-1]]
+            moved = offsets[:, list(iris)].mean(1) - offsets[:, corners].mean(1)
+            width = self.scale * (self.head[corners[1]] - self.head[corners[0]]).norm()
+            limit = width * moved.new_tensor(GAZE_LIMIT)
+            shift = (self.scale * moved @ self.rotation.mT)[:, :2]
+            shift = torch.maximum(torch.minimum(shift, limit), -limit)
+            texture[:, hole] = inner[:, self.triangles[hole]] + below - shift[:, None, None]
+        return texture
+
+    def _shade(self, index: Tensor, affine: Tensor, size: int) -> Tensor:
+        """Colours [t 3 s s] of the triangles ``index`` [t s s], whose pixels map to the atlas by ``affine`` [t f 2 3]."""
+        frames, device = len(index), index.device
+        taps = max(1, round(self.side / size))
+        steps = (torch.arange(size * taps, device=device) + 0.5) / taps
+        fine = index.repeat_interleave(taps, 1).repeat_interleave(taps, 2) if taps > 1 else index
+        chosen = affine[torch.arange(frames, device=device)[:, None, None], fine.clamp_min(0)]
+        x, y = torch.meshgrid(steps, steps, indexing="xy")
+        position = torch.stack((x, y, torch.ones_like(x)), -1)
+        atlas_position = (chosen @ position.unsqueeze(-1)).squeeze(-1)
+        untouched = position[..., :2] * (self.side / size)
+        atlas_position = torch.where(fine.unsqueeze(-1) >= 0, atlas_position, untouched)
+        extent = position.new_tensor([self.side, 2 * self.side])
+        low = torch.where(atlas_position[..., 1:] >= self.side, self.side + 0.5, 0.5)
+        grid = torch.cat(
+            (atlas_position[..., :1], atlas_position[..., 1:].clamp(low, low + self.side - 1)), -1
+        ) / extent * 2 - 1
+        flat = grid.reshape(1, frames * size * taps, size * taps, 2)
+        colours = F.grid_sample(self.atlas[None], flat, padding_mode="border", align_corners=False)
+        colours = colours.view(3, frames, size * taps, size * taps).transpose(0, 1)
+        return F.avg_pool2d(colours, taps) if taps > 1 else colours
+
+
+def animate_photo(image: Tensor, landmarks: Tensor, own_row: Tensor, motion: Tensor, size: int = 128) -> WarpResult:
+    """Animate a photograph by motion rows.
+
+    image: [3 h h] in [0, 1]; landmarks: [478 3] in its pixels (x, y, depth away from the camera in the scale of x);
+    own_row: [57] the photo's own row; motion: [t 57]. Rows beyond ``limit_motion`` are drawn at the limits, and the
+    result holds the rows drawn.
+    """
+    return PhotoRig(image, landmarks, own_row).animate(motion, size)
+
+
+def _ring_triangles(oval: list[int], rings: int, device: torch.device) -> Tensor:
+    """Two triangles for each quad between consecutive loops: the face's outline, then the rings."""
+    count = len(oval)
+    loops = torch.cat((torch.tensor(oval), LANDMARKS + torch.arange(rings * count))).view(rings + 1, count)
+    inner, outer = loops[:-1], loops[1:]
+    inner_next, outer_next = inner.roll(-1, 1), outer.roll(-1, 1)
+    first, second = torch.stack((inner, outer, outer_next), -1), torch.stack((inner, outer_next, inner_next), -1)
+    return torch.cat((first, second)).flatten(0, 1).to(device)
+
+
+def _smoothstep(x: Tensor) -> Tensor:
+    """0 below 0, 1 above 1, smooth between."""
+    x = x.clamp(0, 1)
+    return x * x * (3 - 2 * x)
