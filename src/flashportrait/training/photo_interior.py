@@ -10,8 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashportrait.training.face_mesh import INNER_LIPS_LOWER, INNER_LIPS_UPPER, IRISES, LOWER_LIDS, UPPER_LIDS
-from flashportrait.training.face_mesh import points_in_polygon
+from flashportrait.training.face_mesh import (
+    INNER_LIPS_LOWER,
+    INNER_LIPS_UPPER,
+    IRISES,
+    LOWER_LIDS,
+    UPPER_LIDS,
+    points_in_polygon,
+)
 
 TEETH_COLOUR = (0.93, 0.89, 0.83)
 THROAT_COLOUR = (0.13, 0.045, 0.045)

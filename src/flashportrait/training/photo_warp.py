@@ -242,9 +242,12 @@ class PhotoRig:
         atlas_position = torch.where(fine.unsqueeze(-1) >= 0, atlas_position, untouched)
         extent = position.new_tensor([self.side, 2 * self.side])
         low = torch.where(atlas_position[..., 1:] >= self.side, self.side + 0.5, 0.5)
-        grid = torch.cat(
-            (atlas_position[..., :1], atlas_position[..., 1:].clamp(low, low + self.side - 1)), -1
-        ) / extent * 2 - 1
+        grid = (
+            torch.cat((atlas_position[..., :1], atlas_position[..., 1:].clamp(low, low + self.side - 1)), -1)
+            / extent
+            * 2
+            - 1
+        )
         flat = grid.reshape(1, frames * size * taps, size * taps, 2)
         colours = F.grid_sample(self.atlas[None], flat, padding_mode="border", align_corners=False)
         colours = colours.view(3, frames, size * taps, size * taps).transpose(0, 1)
