@@ -185,3 +185,96 @@ class Transformer(nn.Module):
             x = block(x, e6, grid, text, image, expression, scale)
         patches = self.head(x, e).reshape(b, *grid, 2, 2, self.out_dim)
         return torch.einsum("bfhwpqc->bcfhpwq", patches).reshape(b, self.out_dim, f, h, w)
+
+
+class ViTBlock(nn.Module):
+    def __init__(self, dim: int, mlp: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn = nn.ModuleDict({"to_qkv": nn.Linear(dim, 3 * dim), "proj": nn.Linear(dim, dim)})
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp), nn.GELU(), nn.Linear(mlp, dim), nn.Dropout())
+
+    def forward(self, x: Tensor, heads: int) -> Tensor:
+        q, k, v = self.attn["to_qkv"](self.norm1(x)).chunk(3, -1)
+        x = x + self.attn["proj"](attend(q, k, v, heads))
+        return x + self.mlp(self.norm2(x))
+
+
+class Visual(nn.Module):
+    """The visual half of the open-clip file."""
+
+    def __init__(self, size: int, patch: int, dim: int, mlp: int, heads: int, layers: int, out: int):
+        super().__init__()
+        self.heads = heads
+        self.patch_embedding = nn.Conv2d(3, dim, patch, patch, bias=False)
+        self.cls_embedding = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embedding = nn.Parameter(torch.zeros(1, 1 + (size // patch) ** 2, dim))
+        self.pre_norm, self.post_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.transformer = nn.Sequential(*(ViTBlock(dim, mlp) for _ in range(layers)))
+        self.head = nn.Parameter(torch.zeros(dim, out))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels -> tokens of the last layer but one."""
+        x = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        x = self.pre_norm(torch.cat([self.cls_embedding.expand(len(x), -1, -1), x], 1) + self.pos_embedding)
+        for block in self.transformer[:-1]:
+            x = block(x, self.heads)
+        return x
+
+
+class T5Norm(RMSNorm):
+    def __init__(self, width: int):
+        super().__init__(width, 1e-6)
+
+
+class T5Block(nn.Module):
+    def __init__(self, dim: int, ffn: int, heads: int, buckets: int):
+        super().__init__()
+        self.heads, self.buckets = heads, buckets
+        self.norm1, self.norm2 = T5Norm(dim), T5Norm(dim)
+        self.attn = nn.ModuleDict({name: nn.Linear(dim, dim, bias=False) for name in "qkvo"})
+        self.ffn = nn.ModuleDict(
+            {
+                "gate": nn.Sequential(nn.Linear(dim, ffn, bias=False)),
+                "fc1": nn.Linear(dim, ffn, bias=False),
+                "fc2": nn.Linear(ffn, dim, bias=False),
+            }
+        )
+        self.pos_embedding = nn.ModuleDict({"embedding": nn.Embedding(buckets, heads)})
+
+    def bucket(self, distance: int) -> int:
+        """Half of the buckets look back, half ahead; in each, half are exact and half logarithmic up to 128."""
+        side = self.buckets // 2
+        base, distance, exact = (side if distance > 0 else 0), abs(distance), side // 2
+        if distance < exact:
+            return base + distance
+        return base + min(side - 1, exact + int(math.log(distance / exact) / math.log(128 / exact) * (side - exact)))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        n = x.shape[1]
+        y = self.norm1(x)
+        q, k, v = (self.attn[name](y).unflatten(2, (self.heads, -1)) for name in "qkv")
+        where = torch.tensor([[self.bucket(j - i) for j in range(n)] for i in range(n)])
+        logits = torch.einsum("bihc,bjhc->bhij", q, k)
+        logits = logits + self.pos_embedding["embedding"](where).permute(2, 0, 1)
+        logits = logits.masked_fill(~mask[:, None, None].bool(), -torch.inf)
+        y = torch.einsum("bhij,bjhc->bihc", logits.softmax(-1), v).flatten(2)
+        x = x + self.attn["o"](y)
+        y = self.norm2(x)
+        return x + self.ffn["fc2"](self.ffn["fc1"](y) * F.gelu(self.ffn["gate"](y), approximate="tanh"))
+
+
+class TextEncoder(nn.Module):
+    """The released UMT5 encoder: relative positions in every block, no scaling of the logits."""
+
+    def __init__(self, vocabulary: int, dim: int, ffn: int, heads: int, layers: int, buckets: int = 32):
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocabulary, dim)
+        self.blocks = nn.ModuleList(T5Block(dim, ffn, heads, buckets) for _ in range(layers))
+        self.norm = T5Norm(dim)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.token_embedding(ids)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
