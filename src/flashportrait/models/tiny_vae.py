@@ -8,6 +8,7 @@ have 4x fewer frames and 8x fewer rows and columns than pictures: ``pixel_frames
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
+
+from flashportrait.errors import UserError
+
+if TYPE_CHECKING:
+    from flashportrait.weights.checkpoint import Source
 
 TEMPORAL_RATIO = 4
 SPATIAL_RATIO = 8
@@ -91,6 +97,12 @@ def _run(layers: nn.Sequential, x: Tensor, state: State) -> Tensor:
     return x
 
 
+def _check_size(frames: Tensor) -> None:
+    height, width = frames.shape[-2:]
+    if height % SPATIAL_RATIO or width % SPATIAL_RATIO:
+        raise ValueError(f"frames are {height}x{width}; height and width must be multiples of {SPATIAL_RATIO}")
+
+
 def _build_encoder(channels: int, latent_channels: int) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ReLU()]
     for time_stride in (2, 2, 1):
@@ -106,6 +118,21 @@ def _build_decoder(channels: tuple[int, int, int], latent_channels: int) -> nn.S
         layers += [nn.Upsample(scale_factor=2), TimeGrow(width, time_stride)]
         layers += [nn.Conv2d(width, next_width, 3, padding=1, bias=False)]
     return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(channels[-1], 3, 3, padding=1))
+
+
+def _infer_config(state_dict: dict[str, Tensor]) -> dict[str, int | tuple[int, ...]]:
+    """The widths of an autoencoder from the shapes of its weights."""
+
+    def width(key: str) -> int:
+        if key not in state_dict:
+            raise UserError(f"this is not a released tiny video autoencoder: it lacks {key}; give fast_vae.pth")
+        return state_dict[key].shape[0]
+
+    return {
+        "encoder_channels": width("encoder.0.weight"),
+        "decoder_channels": (width("decoder.1.weight"), width("decoder.8.weight"), width("decoder.14.weight")),
+        "latent_channels": width("encoder.17.weight"),
+    }
 
 
 class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
@@ -143,6 +170,32 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         self.encoder = _build_encoder(encoder_channels, latent_channels)
         self.decoder = _build_decoder(tuple(decoder_channels), latent_channels)
 
+    @classmethod
+    def from_official(cls, source: Source) -> TinyVideoAutoencoder:
+        """Loads ``fast_vae.pth``, ``taew2_1.pth`` or another file of the family for the same ratios.
+
+        Time-growing kernels that a published file holds for more frames keep those of the last ones.
+
+        Args:
+            source: file, folder of shards, or state dict.
+
+        Raises:
+            UserError: a key is missing, extra or of the wrong shape; the error names it.
+        """
+        from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
+        from flashportrait.weights.convert import KeyTable, Rule
+
+        state_dict = read_checkpoint(source)
+        with torch.device("meta"):
+            model = cls(**_infer_config(state_dict)).eval()
+        for name, layer in model.decoder.named_children():
+            key = f"decoder.{name}.conv.weight"
+            if isinstance(layer, TimeGrow) and key in state_dict:
+                state_dict[key] = state_dict[key][-layer.conv.out_channels :]
+        same_names = tuple(Rule(key, (key,)) for key in model.state_dict())
+        load_strictly(model, state_dict, KeyTable("tiny video autoencoder", same_names))
+        return model
+
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
         mean, std = self.config.latents_mean, self.config.latents_std
         if mean is None or std is None:
@@ -151,9 +204,8 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
 
     def _aligned(self, frames: Tensor) -> Tensor:
         """Completes ``frames [b t 3 h w]`` to a multiple of four, at the end or the start of the clip."""
-        count, height, width = frames.shape[1], frames.shape[-2], frames.shape[-1]
-        if height % SPATIAL_RATIO or width % SPATIAL_RATIO:
-            raise ValueError(f"frames are {height}x{width}; height and width must be multiples of {SPATIAL_RATIO}")
+        _check_size(frames)
+        count = frames.shape[1]
         if self.config.align == "end":
             missing = -count % TEMPORAL_RATIO
             return torch.cat([frames, frames[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1) if missing else frames
@@ -200,6 +252,7 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         state: State = {}
         pending: Tensor | None = None
         for piece in frames:
+            _check_size(piece)
             if pending is None and self.config.align == "start":
                 piece = torch.cat([piece[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1), piece], dim=1)
             pending = piece if pending is None else torch.cat([pending, piece], dim=1)
