@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 (from_pretrained of pipelines looks for it here)
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
 from einops import rearrange
 from torch import Tensor, nn
