@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from flashportrait.errors import UserError
-from flashportrait.face.detector import Detection, FaceDetector, box_overlap
+from flashportrait.face.detector import Detection, FaceDetector, Search, box_overlap
 from flashportrait.face.motion import BLENDSHAPE_NAMES
 from flashportrait.face.pose import CanonicalFace
 
@@ -140,15 +140,16 @@ class FaceLandmarker:
         self._blendshapes_model = TfliteModel(parts["face_blendshapes.tflite"], threads)
         self._canonical = CanonicalFace.from_geometry_metadata(parts["geometry_pipeline_metadata_landmarks.binarypb"])
 
-    def detect(self, image: np.ndarray, every_scale: bool = False) -> list[FaceObservation]:
+    def detect(self, image: np.ndarray, search: Search = "until_found") -> list[FaceObservation]:
         """All faces in a uint8 RGB picture [h w 3], from left to right.
 
-        Small faces beside large ones are found only with ``every_scale``, which takes longer.
+        The search stops at the first scale that shows a face, so small faces beside large ones may be left out; it goes
+        through ``all`` scales, at a cost, or looks at the ``whole`` picture only, which is quick.
         """
         found: list[FaceObservation] = []
-        for detection in self._detector.detect(image, every_scale):
+        for detection in self._detector.detect(image, search):
             face = self.observe(image, _detection_roi(detection))
-            # The landmarks' own region is tighter than the detector's; a second look gives what tracking would give.
+            # The landmarks' own region fits better than the detector's; a second look gives what tracking would give.
             face = face and self.observe(image, face.roi)
             if face is not None:
                 found.append(face)

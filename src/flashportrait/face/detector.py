@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -22,6 +22,9 @@ SEARCH_SIDE = 2048
 """Longest side of the picture that is searched, in pixels; larger pictures are reduced first."""
 FINEST_TILE = 192
 """Side of the smallest search tile in pixels: a face of 20 px fills about a tenth of it, which the detector can see."""
+
+
+Search = Literal["until_found", "all", "whole"]
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,11 @@ class FaceDetector:
         self._model = model
         self._anchors = make_anchors()
 
-    def detect(self, image: np.ndarray, every_scale: bool = False) -> list[Detection]:
+    def detect(self, image: np.ndarray, search: Search = "until_found") -> list[Detection]:
         """Faces in a uint8 RGB picture [h w 3], best score first.
 
-        The search goes from the whole picture to ever smaller tiles and stops at the first scale that shows a face,
-        unless ``every_scale`` is set.
+        The search goes from the whole picture to ever smaller tiles. It stops at the first scale that shows a face, or
+        goes through ``all``, or looks at the ``whole`` picture only.
         """
         step = max(1, -(-max(image.shape[:2]) // SEARCH_SIDE))
         reduced = Image.fromarray(np.ascontiguousarray(image))
@@ -96,7 +99,7 @@ class FaceDetector:
         for tiles in _search_tiles(*reduced.size):
             for x, y, side in tiles:
                 found += self._detect_square(reduced, x, y, side)
-            if found and not every_scale:
+            if search == "whole" or (found and search == "until_found"):
                 break
         merged = merge_detections(found)
         return [Detection(each.box * step, each.keypoints * step, each.score) for each in merged]
