@@ -29,10 +29,20 @@ class AudioTrack:
         output: a container whose header is not written yet.
         copied: codecs that this kind of container holds and players expect in it.
         encoder: what to encode with where the codec is none of these.
+        preroll: seconds of copied sound to keep from before the span, for the decoder to run in; only for containers
+            that can hide it (by an edit list).
     """
 
-    def __init__(self, span: AudioSpan, output: OutputContainer, copied: frozenset[str], encoder: str):
+    def __init__(
+        self,
+        span: AudioSpan,
+        output: OutputContainer,
+        copied: frozenset[str],
+        encoder: str,
+        preroll: Fraction = Fraction(0),
+    ):
         self._span = span
+        self._preroll = preroll
         self._output = output
         self._input = av.open(str(span.path), metadata_errors="ignore")
         self._source = next(s for s in self._input.streams.audio if s.codec_context is not None)
@@ -76,7 +86,7 @@ class AudioTrack:
             begin = (packet.pts if packet.pts is not None else packet.dts) * base
             if self._span.end is not None and begin >= self._span.end:
                 return
-            if begin + (packet.duration or 0) * base > self._span.start:
+            if begin + (packet.duration or 0) * base > self._span.start - self._preroll:
                 yield packet, begin - self._span.start
 
     def _copied(self) -> Iterator[Packet]:

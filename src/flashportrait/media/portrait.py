@@ -87,7 +87,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert by the embedded colour profile where it fits the pixels; cameras store Display P3 and print shops CMYK."""
+    """Convert by the embedded colour profile where it fits the pixels (phones store Display P3, print shops CMYK)."""
     if profile and image.mode in ("RGB", "CMYK", "L"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -72,7 +72,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         container = av.open(str(path), metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
-        raise UserError(f"'{path}' is not a video that can be read ({_reason(error)})") from error
+        raise UserError(f"'{path}' can't be read as a video ({_reason(error)}): give a complete one") from error
     with container:
         if container.format.name in TEXT_DEMUXERS:
             raise UserError(f"'{path}' is a text file: give a video")

@@ -176,7 +176,7 @@ class VideoReader:
         self._note(positions, damaged)
 
     def _decoded(self) -> Iterator[tuple[VideoFrame | None, int, int]]:
-        """(frame, position, packets lost since), in order of appearance; a last (None, 0, lost) closes."""
+        """(frame, position, frames damaged or lost since), in order of appearance; a last (None, 0, lost) closes."""
         source = self._probe
         first_position = int(source.positions[self._first])
         end_position = self._end_position()
@@ -187,6 +187,7 @@ class VideoReader:
                 if frame is None:
                     lost += 1
                     continue
+                lost += frame.is_corrupt
                 position = self._position(frame, stream, index)
                 index += 1
                 if position < first_position:

@@ -89,14 +89,17 @@ def constant_rate(ticks: np.ndarray, time_base: Fraction, hints: Iterable[Fracti
 
     Args:
         ticks: [n] int64, n >= 2, rising, in units of `time_base` seconds.
-        hints: rates the container states, tried first and in this order.
+        hints: rates the container states. Whole and NTSC ones among them are tried first, then those near the
+            measured mean, then the rest, which demuxers often only estimate.
     """
     offsets = ticks - ticks[0]
     measured = Fraction(len(ticks) - 1, 1) / (int(offsets[-1]) * time_base)
     whole, ntsc = Fraction(round(measured)), Fraction(round(measured * 1001 / 1000) * 1000, 1001)
+    stated = [rate for rate in hints if rate]
+    standard = [rate for rate in stated if rate.denominator in (1, 1001)]
     indices = np.arange(len(ticks))
-    for rate in (*hints, whole, ntsc, measured.limit_denominator(1001)):
-        if rate is None or rate <= 0:
+    for rate in (*standard, whole, ntsc, *stated, measured.limit_denominator(1001)):
+        if rate <= 0:
             continue
         ticks_per_frame = 1 / (rate * time_base)
         tolerance = 1 if ticks_per_frame > 4 else 0

@@ -30,6 +30,9 @@ KEYFRAME_SECONDS = 2
 MAX_TICKS_PER_SECOND = 1_000_000
 """Finest clock to write; times that need a finer one are rounded to it."""
 
+AUDIO_PREROLL_SECONDS = Fraction(1, 20)
+"""Two AAC packets: the run-in that encoders put before the first sample."""
+
 BT709 = 1
 """The code of ITU-R BT.709 in H.273, for matrix, primaries and transfer alike."""
 
@@ -47,22 +50,27 @@ class Container(NamedTuple):
     audio_encoder: str
     """What other sound is encoded with."""
     muxer_options: dict[str, str]
+    edit_lists: bool
+    """Whether the file can hide the start of a stream: mp4's family."""
 
 
 # Fragments make the file playable while it grows; at the end the muxer rewrites the header as an ordinary one, which
 # every player and editor takes and which states the frame count. The delayed header lets it hold the edit list that
 # keeps sound and pictures in step.
-_FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof+delay_moov+hybrid_fragmented"}
+_FRAGMENTED = {
+    "movflags": "frag_keyframe+empty_moov+default_base_moof+delay_moov+hybrid_fragmented",
+    "flush_packets": "1",
+}
 _X264 = {"crf": "17", "preset": "medium"}
 _MP4_AUDIO = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"})
 _PCM = frozenset({"pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_f32le"})
 
 CONTAINERS = {
-    ".mp4": Container("mp4", "libx264", _X264, _MP4_AUDIO, "aac", _FRAGMENTED),
-    ".mov": Container("mov", "libx264", _X264, _MP4_AUDIO - {"opus", "flac"} | _PCM, "aac", _FRAGMENTED),
-    ".mkv": Container("matroska", "libx264", _X264, _MP4_AUDIO | _PCM | {"vorbis", "dts"}, "aac", {}),
+    ".mp4": Container("mp4", "libx264", _X264, _MP4_AUDIO, "aac", _FRAGMENTED, True),
+    ".mov": Container("mov", "libx264", _X264, _MP4_AUDIO - {"opus", "flac"} | _PCM, "aac", _FRAGMENTED, True),
+    ".mkv": Container("matroska", "libx264", _X264, _MP4_AUDIO | _PCM | {"vorbis", "dts"}, "aac", {}, False),
     ".webm": Container(
-        "webm", "libvpx-vp9", {"crf": "24", "row-mt": "1"}, frozenset({"opus", "vorbis"}), "libopus", {}
+        "webm", "libvpx-vp9", {"crf": "24", "row-mt": "1"}, frozenset({"opus", "vorbis"}), "libopus", {}, False
     ),
 }
 
@@ -158,7 +166,8 @@ class VideoWriter:
         with _disk_errors(self.path):
             if self._container is None:
                 self._open(frame.shape)
-            assert frame.shape == self._shape and frame.dtype == np.uint8, (frame.shape, frame.dtype, self._shape)
+            assert frame.shape == self._shape, (frame.shape, self._shape)
+            assert frame.dtype == np.uint8, frame.dtype
             time = self._time(self.frames)
             if self._audio is not None:
                 self._audio.advance(time)
@@ -174,7 +183,11 @@ class VideoWriter:
     def _open(self, shape: tuple[int, ...]) -> None:
         kind = self._kind
         self._shape = shape
-        self._container = av.open(str(self.part), "w", format=kind.muxer, container_options=kind.muxer_options)
+        options = dict(kind.muxer_options)
+        if kind.edit_lists:
+            # Edit lists count in the movie's clock, whose default of milliseconds would round the duration.
+            options["movie_timescale"] = str(self._time_base.denominator)
+        self._container = av.open(str(self.part), "w", format=kind.muxer, container_options=options)
         if self._mark:
             self._container.metadata.update(container_tags(self._model))
         stream = self._container.add_stream(
@@ -188,7 +201,8 @@ class VideoWriter:
         context.color_range = ColorRange.MPEG
         self._stream = stream
         if self._audio_span is not None:
-            self._audio = AudioTrack(self._audio_span, self._container, kind.copied_audio, kind.audio_encoder)
+            preroll = AUDIO_PREROLL_SECONDS if kind.edit_lists else Fraction(0)
+            self._audio = AudioTrack(self._audio_span, self._container, kind.copied_audio, kind.audio_encoder, preroll)
 
     def _finish(self) -> None:
         """Write what is buffered, close, mark, and put the file in place."""
@@ -198,7 +212,7 @@ class VideoWriter:
             if self._audio is not None:
                 self._audio.advance(None)
             self._container.close()
-            if self._mark and self._kind.muxer in ("mp4", "mov"):
+            if self._mark and self._kind.edit_lists:
                 append_xmp_box(self.part, self._model)
             os.replace(self.part, self.path)
 
