@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.hooks import HookRegistry
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 (from_pretrained of pipelines looks for it here)
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
@@ -265,6 +266,26 @@ class FlashPortraitTransformer3DModel(WanTransformer3DModel):
             else:
                 tokens = block(tokens, *conditions)
         return tokens
+
+    def enable_cache(self, config: Any) -> None:
+        """As in diffusers; any configuration with ``apply(transformer)`` and ``remove(transformer)`` serves too."""
+        if not hasattr(config, "apply"):
+            super().enable_cache(config)
+            return
+        if self.is_cache_enabled:
+            raise ValueError(f"a cache is enabled already ({self._cache_config}); call disable_cache first")
+        config.apply(self)
+        HookRegistry.check_if_exists_or_initialize(self).invalidate_child_registries_cache()
+        self._cache_config = config
+
+    def disable_cache(self) -> None:
+        """Take out what :meth:`enable_cache` put in."""
+        if not hasattr(self._cache_config, "remove"):
+            super().disable_cache()
+            return
+        self._cache_config.remove(self)
+        HookRegistry.check_if_exists_or_initialize(self).invalidate_child_registries_cache()
+        self._cache_config = None
 
     def _project(self, tokens: Tensor, temb: Tensor) -> Tensor:
         shift, scale = (self.scale_shift_table + temb.unsqueeze(1)).to(tokens.device).chunk(2, dim=1)
