@@ -56,7 +56,7 @@ class Corrector:
     @property
     def memory_bytes(self) -> int:
         """What is kept: one tensor of the velocity's size while a gap is open."""
-        return 0 if self._moved is None else self._moved.numel() * self._moved.element_size()
+        return 0 if self._moved is None else self._moved.nbytes
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensor by name, and everything else as plain data."""

@@ -82,7 +82,7 @@ def adaptive_gains(latent_rates: Sequence[float], layer_ratios: Sequence[float],
     that varies more than the rest is extrapolated more.
 
     Args:
-        latent_rates: the latent's rate of change at every step so far, newest last.
+        latent_rates: the latent's rate of change at every step up to the newest point's, in order.
         layer_ratios: ``r_1 .. r_n``; all 1 where the quantity has a single layer, as the guided velocity has.
         alpha: exponent of s; 0 leaves s out.
     """
@@ -120,9 +120,10 @@ class History:
         """The value expected at x, float32 or wider; all gains are 1 unless given."""
         return weighted_sum(self.values, combine(self._terms(self.nodes, x), gains))
 
-    def derivatives(self) -> list[Tensor]:
-        """``D^1 .. D^n`` at the newest point, as TaylorSeer estimates them."""
-        return [weighted_sum(self.values, row) for row in _repeated_quotients(self.nodes)[1:]]
+    def derivatives(self, part: Callable[[Tensor], Tensor] = lambda value: value) -> list[Tensor]:
+        """``D^1 .. D^n`` at the newest point, as TaylorSeer estimates them, of the values or of a part of each."""
+        values = [part(value) for value in self.values]
+        return [weighted_sum(values, row) for row in _repeated_quotients(self.nodes)[1:]]
 
 
 def combine(terms: Terms, gains: Sequence[float] | None = None) -> list[float]:

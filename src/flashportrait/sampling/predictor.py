@@ -122,6 +122,11 @@ class AdaptiveLatentPrediction:
             return step + 1
         return min(step + self.interval, max(step + 1, steps - self.cooldown))
 
+    @property
+    def uses_layer_scale(self) -> bool:
+        """Whether w(t, l, i) has to be measured."""
+        return self.method == "alp" and self.layer_scale and self.target in ("blocks", "modules") and self.order > 0
+
     def coordinate_at(self, step: int, sigma: float) -> float:
         """What the quantity is taken as a function of."""
         if self.coordinate == "step":
@@ -144,16 +149,16 @@ class AdaptiveLatentPrediction:
 class PredictionStats:
     """What a run computed and predicted."""
 
-    full_steps: dict[int, list[int]] = field(default_factory=dict)
-    """The computed steps of each window."""
-    predicted: dict[int, int] = field(default_factory=dict)
-    """The number of predicted steps of each window."""
+    full_steps: dict[int | str, list[int]] = field(default_factory=dict)
+    """The computed steps of each window (inside the network: of each cache context)."""
+    predicted: dict[int | str, int] = field(default_factory=dict)
+    """The number of predicted steps of each."""
     peak_bytes: int = 0
     """Most memory that histories took at once."""
 
     @property
-    def computed(self) -> dict[int, int]:
-        """The number of computed steps of each window."""
+    def computed(self) -> dict[int | str, int]:
+        """The number of computed steps of each."""
         return {window: len(steps) for window, steps in self.full_steps.items()}
 
 
@@ -314,13 +319,11 @@ def preset(speed: str) -> AdaptiveLatentPrediction | None:
 
 
 def evenly_spread(calls: int, steps: int) -> tuple[int, ...]:
-    """``calls`` computed steps out of ``steps``: from the first to two before the last, all of them if calls >= steps.
+    """``calls`` computed steps out of ``steps``: from the first to two before the last, if that leaves room for all.
 
     The last computed step matters most: with the usual schedules a third of the way to the clean latents is left there.
     """
-    if calls >= steps - 2:
-        return tuple(range(steps)) if calls >= steps else (*range(calls - 1), steps - 1)
-    last = steps - 3
+    last = max(calls - 1, steps - 3)
     return tuple(sorted({round(index * last / max(1, calls - 1)) for index in range(calls)}))
 
 

@@ -30,7 +30,7 @@ class Stream:
         self._next_full_step = 0
         self.history = History(config.method, config.order + 1)
         self.latent_rates: list[float] = []
-        """The latent's rate of change at each step so far: what s(t) compares. Noted by the owner, for ``alp``."""
+        """The latent's rate of change at each step in order: what s(t) compares. Noted by the owner, for ``alp``."""
         self.layer_ratios = [1.0] * config.order
         """``r_1 .. r_n`` of w(t, l, i). Kept by the owner where the quantity has layers."""
 
@@ -55,13 +55,13 @@ class Stream:
         gains = None
         if self._config.method == "alp":
             ratios = self.layer_ratios[: len(self.history) - 1]
-            gains = adaptive_gains(self.latent_rates, ratios, self._config.alpha)
+            gains = adaptive_gains(self.latent_rates[: self._full_step + 1], ratios, self._config.alpha)
         return self.history.predict(x, gains).to(self.history.values[0].dtype)
 
     @property
     def memory_bytes(self) -> int:
         """What the history takes."""
-        return sum(value.numel() * value.element_size() for value in self.history.values)
+        return sum(value.nbytes for value in self.history.values)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors by name, and everything else as plain data."""
