@@ -1,0 +1,117 @@
+"""The square crop around a portrait's face, placed as the models expect it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from flashportrait.errors import UserError
+from flashportrait.face.blendshapes import FaceLandmarker, FaceObservation
+from flashportrait.face.motion import BLENDSHAPES
+from flashportrait.face.tracker import Box, check_face_box, choose_face
+
+FACE_FRACTION = 0.5
+"""Height of the face, hairline to chin, in units of the crop's side."""
+FACE_CENTER = (0.5, 0.46)
+"""Position of the head's centre in units of the crop's side: 4% above the middle, to leave room for the shoulders."""
+MARGIN_BLUR = 0.04
+"""Blur of what is made up outside the picture, in units of the crop's side."""
+
+
+@dataclass(frozen=True)
+class PortraitCrop:
+    """A portrait as the models take it."""
+
+    image: Image.Image
+    """RGB, square."""
+    box: Box
+    """Where it lies in the source: x0, y0, x1, y1 in pixels; it may reach beyond the picture."""
+    row: np.ndarray
+    """The portrait's own motion row, itself the reference of position and scale  float32 [57]"""
+    face: FaceObservation | None
+    """The face, in the source's pixels; None where only its box is known."""
+    warning: str | None = None
+    """One line for the user, if something had to be assumed."""
+
+
+def align_portrait(
+    image: Image.Image | np.ndarray,
+    landmarker: FaceLandmarker,
+    face: int | None = None,
+    face_box: Sequence[float] | None = None,
+    size: int = 256,
+    face_fraction: float = FACE_FRACTION,
+    center: tuple[float, float] = FACE_CENTER,
+) -> PortraitCrop:
+    """Crop a portrait (RGB) to a square of ``size`` pixels with its face at ``center`` and ``face_fraction`` high.
+
+    ``face`` (from 1, left to right) or ``face_box`` (x0, y0, x1, y1 in pixels) choose among several faces. With a face
+    box the portrait may be a drawing that the landmarker can't read: it is then taken as neutral and frontal, which
+    ``PortraitCrop.warning`` says. Raises ``UserError`` when there is no face, or none of that number.
+    """
+    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    height, width = pixels.shape[:2]
+    if face_box is not None:
+        x0, y0, x1, y1 = face_box = check_face_box(face_box)
+        if min(x1, width) <= max(x0, 0) or min(y1, height) <= max(y0, 0):
+            raise UserError(f"the face box {face_box} lies outside the picture of {width}x{height}; give one inside it")
+    search = "until_found" if face is None and face_box is None else "all"
+    chosen = choose_face(pixels, landmarker.detect(pixels, search), landmarker, face, face_box)
+    if chosen is not None:
+        face_center, face_size, warning = chosen.center, chosen.size, None
+        row = chosen.motion_row(face_center, face_size)
+    elif face_box is not None:
+        face_center, face_size = ((x0 + x1) / 2, (y0 + y1) / 2), y1 - y0
+        row = np.zeros(BLENDSHAPES.width, dtype=np.float32)
+        warning = "no landmarks found inside the face box; the portrait is taken as neutral and facing the camera"
+    else:
+        raise UserError(
+            f"no face found in the portrait of {width}x{height}; a face at least 20 px high is needed: "
+            "choose another picture, or say where the face is with --face-box X0,Y0,X1,Y1"
+        )
+    side = face_size / face_fraction
+    left, top = face_center[0] - center[0] * side, face_center[1] - center[1] * side
+    box = (left, top, left + side, top + side)
+    return PortraitCrop(crop_square(pixels, box, size), box, row, chosen, warning)
+
+
+def crop_square(pixels: np.ndarray, box: Box, size: int) -> Image.Image:
+    """A square of a uint8 RGB picture [h w 3], resized to ``size``; beyond the picture its blurred mirror image."""
+    height, width = pixels.shape[:2]
+    scale = size / (box[2] - box[0])
+    x0, y0, x1, y1 = max(box[0], 0.0), max(box[1], 0.0), min(box[2], float(width)), min(box[3], float(height))
+    # Whole output pixels, so that the part inside the picture meets the made-up part without a gap.
+    left, top = round((x0 - box[0]) * scale), round((y0 - box[1]) * scale)
+    right, bottom = max(left + 1, round((x1 - box[0]) * scale)), max(top + 1, round((y1 - box[1]) * scale))
+    part = Image.fromarray(np.ascontiguousarray(pixels[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))]))
+    inside = part.resize(
+        (right - left, bottom - top),
+        Image.Resampling.LANCZOS,
+        box=(x0 - int(x0), y0 - int(y0), x1 - int(x0), y1 - int(y0)),
+    )
+    if inside.size == (size, size):
+        return inside
+    margins = ((top, size - bottom), (left, size - right), (0, 0))
+    mirrored = Image.fromarray(np.pad(np.asarray(inside), margins, mode="symmetric"))
+    radius = MARGIN_BLUR * size
+    blurred = mirrored.filter(ImageFilter.GaussianBlur(radius))
+    blurred.paste(inside, (left, top), _soft_edges(inside.size, margins, radius))
+    return blurred
+
+
+def _soft_edges(size: tuple[int, int], margins: Sequence[tuple[int, int]], radius: float) -> Image.Image:
+    """Opacity of the true part: rises from 0 over ``radius`` pixels at the edges beyond which there is a margin."""
+
+    def rise(length: int, margin: tuple[int, int]) -> np.ndarray:
+        from_start, from_end = np.arange(length) + 0.5, length - np.arange(length) - 0.5
+        opacity = np.ones(length)
+        for distance, pixels in ((from_start, margin[0]), (from_end, margin[1])):
+            if pixels > 0:
+                opacity = np.minimum(opacity, distance / radius)
+        return opacity
+
+    opacity = np.minimum(rise(size[1], margins[0])[:, None], rise(size[0], margins[1])[None])
+    return Image.fromarray((255 * np.clip(opacity, 0, 1)).astype(np.uint8))
