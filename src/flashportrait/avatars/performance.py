@@ -1,0 +1,282 @@
+"""What an avatar does: motion rows of layout ``BLENDSHAPES`` that move as people move."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from flashportrait.avatars.controls import COLUMNS
+from flashportrait.face.motion import BLENDSHAPES, HEAD_POSE_NAMES
+
+KINDS = ("calm", "talking", "large", "random", "mixed")
+
+_SYLLABLE_SECONDS = (0.2, 0.34)
+_BLINK_SECONDS = (0.15, 0.3)
+_HEAD_REACH = {"calm": 0.35, "talking": 0.5, "large": 1.0}
+"""Head motion of each kind as a share of ``_POSE_LIMITS``."""
+_POSE_LIMITS = dict(zip(HEAD_POSE_NAMES, (0.79, 0.44, 0.44, 0.16, 0.12, 0.16), strict=True))
+"""The furthest a head goes: radians, face heights, log scale."""
+
+# Mouth shapes of speech: coefficient of each at full articulation.
+_VISEMES: tuple[dict[str, float], ...] = (
+    {"jawOpen": 0.62, "mouthLowerDown": 0.2},
+    {"jawOpen": 0.42, "mouthStretch": 0.25, "mouthLowerDown": 0.3, "mouthUpperUp": 0.12},
+    {"jawOpen": 0.16, "mouthStretch": 0.35, "mouthSmile": 0.25, "mouthLowerDown": 0.4, "mouthUpperUp": 0.2},
+    {"jawOpen": 0.32, "mouthFunnel": 0.55, "mouthPucker": 0.3},
+    {"jawOpen": 0.12, "mouthFunnel": 0.25, "mouthPucker": 0.8},
+    {"jawOpen": 0.22, "mouthShrugUpper": 0.3, "mouthUpperUp": 0.25},
+    {"jawOpen": 0.08, "mouthRollLower": 0.4, "mouthUpperUp": 0.2},
+)
+_CLOSURES: tuple[dict[str, float], ...] = (
+    {"mouthPress": 0.35, "mouthRollLower": 0.25, "mouthRollUpper": 0.25},
+    {"mouthPress": 0.2, "mouthPucker": 0.25},
+    {"jawOpen": 0.05, "mouthShrugLower": 0.2},
+)
+_SIDES = ("Left", "Right")
+
+
+def sample_performance(
+    frames: int, rate: float = 25.0, kind: str = "talking", generator: Generator | None = None
+) -> Tensor:
+    """A performance of ``frames`` frames at ``rate`` frames a second.  [t 57]
+
+    kind: "calm" (a listener), "talking", "large" (head to 45 degrees of yaw, 25 of pitch and roll, strong
+    expressions), "random" (every frame independent, the whole expression space) or "mixed" (one of the others).
+    The head rests at the origin, so rows are relative to where the avatar's identity puts it.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"performance kind {kind!r}: give one of {', '.join(KINDS)}")
+    if frames < 1:
+        raise ValueError(f"a performance of {frames} frames: give at least 1")
+    actor = _Actor(frames, rate, generator)
+    if kind == "mixed":
+        kind = KINDS[actor.choice(4)]
+    if kind == "random":
+        return _random_rows(actor)
+    actor.move_head(_HEAD_REACH[kind])
+    actor.look_about(reach=0.9 if kind == "large" else 0.5)
+    actor.make_faces(strength=1.0 if kind == "large" else 0.55, every_seconds=1.2 if kind == "large" else 2.5)
+    if kind == "talking" or (kind == "large" and actor.uniform() < 0.5):
+        actor.speak()
+    actor.blink()
+    return actor.rows()
+
+
+class _Actor:
+    """Collects the tracks of one performance."""
+
+    def __init__(self, frames: int, rate: float, generator: Generator | None) -> None:
+        self.frames = frames
+        self.rate = rate
+        self.generator = generator
+        self.seconds = torch.arange(frames) / rate
+        self._rows = torch.zeros(frames, BLENDSHAPES.width)
+
+    def rows(self) -> Tensor:
+        """The performance, every coefficient inside its range."""
+        rows = self._rows
+        expression = rows[:, len(HEAD_POSE_NAMES) :]
+        return torch.cat([rows[:, : len(HEAD_POSE_NAMES)], expression.clamp(0, 1)], dim=1)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * torch.rand((), generator=self.generator).item()
+
+    def choice(self, count: int) -> int:
+        return int(torch.randint(count, (), generator=self.generator))
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator)
+
+    def add(self, name: str, track: Tensor | float) -> None:
+        """Add a track [t] to a coefficient; a name without its side goes to both sides."""
+        for column in _columns(name):
+            self._rows[:, column] += track
+
+    def smooth_noise(self, seconds: float) -> Tensor:
+        """Noise of unit variance whose features last about ``seconds``.  [t]"""
+        sigma = max(seconds * self.rate / 2, 0.5)
+        reach = math.ceil(3 * sigma)
+        kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+        kernel = kernel / kernel.norm()
+        noise = self.normal(1, 1, self.frames + 2 * reach)
+        return F.conv1d(noise, kernel[None, None])[0, 0]
+
+    def envelope(self, start: float, attack: float, hold: float, release: float) -> Tensor:
+        """Rises from ``start`` (seconds), holds 1, falls to 0.  [t]"""
+        rise = _ease((self.seconds - start) / attack)
+        return rise * (1 - _ease((self.seconds - start - attack - hold) / release))
+
+    def move_head(self, reach: float) -> None:
+        """Head held for a while, then turned to another pose; small sway all the time."""
+        for name, limit in _POSE_LIMITS.items():
+            self.add(name, 0.05 * reach * limit * self.smooth_noise(0.6))
+        pose = reach * 0.45 * self.normal(len(_POSE_LIMITS))
+        start, track = -self.uniform(0, 2), torch.zeros(self.frames, len(_POSE_LIMITS))
+        track += pose
+        while (start := start + self.uniform(0.5, 2.4)) < self.frames / self.rate:
+            target = (reach * 0.62 * self.normal(len(_POSE_LIMITS))).clamp(-1, 1)
+            # People come back to the front more often than not.
+            target = target * (0.25 if self.uniform() < 0.4 else 1.0)
+            turn = _ease((self.seconds - start) / self.uniform(0.3, 0.9))
+            track = track + turn[:, None] * (target - pose)
+            pose = target
+        for index, (name, limit) in enumerate(_POSE_LIMITS.items()):
+            self.add(name, limit * track[:, index].clamp(-1, 1))
+
+    def look_about(self, reach: float) -> None:
+        """Gaze jumps in one or two frames and rests 0.2 to 1.6 seconds."""
+        gaze, start, at = torch.zeros(self.frames, 2), 0.0, torch.zeros(2)
+        while start < self.frames / self.rate:
+            target = (reach * self.normal(2) * torch.tensor([0.6, 0.45])).clamp(-0.95, 0.95)
+            target = target * (0.2 if self.uniform() < 0.45 else 1.0)
+            gaze += ((self.seconds - start) * self.rate / 1.5).clamp(0, 1)[:, None] * (target - at)
+            at, start = target, start + self.uniform(0.2, 1.6)
+        _add_gaze(self._rows, gaze[:, 0], gaze[:, 1])
+
+    def make_faces(self, strength: float, every_seconds: float) -> None:
+        """Smiles, raised and lowered brows, sneers and the like, some on one side only."""
+        start = self.uniform(-1, every_seconds)
+        while start < self.frames / self.rate:
+            envelope = self.envelope(start, self.uniform(0.15, 0.5), self.uniform(0.2, 2.0), self.uniform(0.2, 0.7))
+            self._act(_FACES[self.choice(len(_FACES))], strength * self.uniform(0.35, 1.0) * envelope)
+            start += every_seconds * self.uniform(0.4, 1.6)
+        self.add("browInnerUp", 0.05 * self.smooth_noise(0.5).clamp_min(0))
+        self.add("eyeSquint", 0.08 + 0.06 * self.smooth_noise(0.8))
+
+    def _act(self, face: dict[str, float], track: Tensor) -> None:
+        lean = self.uniform(0, 1)
+        weights = (1.0, 1.0) if lean < 0.75 else (1.0, 0.2) if lean < 0.875 else (0.2, 1.0)
+        for name, value in face.items():
+            names = [name] if name in COLUMNS else [name + side for side in _SIDES]
+            for weight, each in zip(weights, names, strict=False):
+                self.add(each, value * weight * track)
+
+    def speak(self) -> None:
+        """Phrases of syllables, 3 to 5 a second: a closure or narrowing, then a vowel."""
+        time = self.uniform(-0.5, 0.4)
+        effort = self.uniform(0.6, 1.1)
+        phrase_end = time + self.uniform(1, 4)
+        while time < self.frames / self.rate:
+            if time > phrase_end:
+                time += self.uniform(0.3, 1.1)
+                phrase_end = time + self.uniform(1, 4)
+            length = self.uniform(*_SYLLABLE_SECONDS)
+            vowel = _bell((self.seconds - time) / length - 0.62, 0.34)
+            shape = _VISEMES[self.choice(len(_VISEMES))]
+            for name, value in shape.items():
+                self.add(name, effort * self.uniform(0.55, 1.1) * value * vowel)
+            if self.uniform() < 0.5:
+                closure = _bell((self.seconds - time) / length - 0.02, 0.22)
+                for name, value in _CLOSURES[self.choice(len(_CLOSURES))].items():
+                    self.add(name, self.uniform(0.6, 1.2) * value * closure)
+            time += length
+        self.add("pitch", 0.02 * self.smooth_noise(0.15))
+
+    def blink(self) -> None:
+        """Blinks of 150 to 300 ms, 2 to 5 seconds apart, now and then twice or with one eye."""
+        start = self.uniform(-0.5, 2.5)
+        closed = torch.zeros(self.frames, 2)
+        while start < self.frames / self.rate:
+            length = self.uniform(*_BLINK_SECONDS)
+            wink = self.uniform()
+            weights = torch.tensor([1.0, 1.0] if wink < 0.92 else [1.0, 0.1] if wink < 0.96 else [0.1, 1.0])
+            depth = self.uniform(0.8, 1.0)
+            shut = _bell((self.seconds - start) / length - 0.45, 0.42) * depth
+            closed = torch.maximum(closed, shut[:, None] * weights)
+            start += self.uniform(0.25, 0.45) if self.uniform() < 0.1 else self.uniform(1.5, 4.5)
+        for side, name in enumerate(_SIDES):
+            column = COLUMNS["eyeBlink" + name]
+            self._rows[:, column] = torch.maximum(self._rows[:, column].clamp_min(0), closed[:, side])
+
+
+# Faces that people make: coefficients at full strength, names without a side meaning both.
+_FACES: tuple[dict[str, float], ...] = (
+    {"mouthSmile": 0.85, "cheekSquint": 0.4, "eyeSquint": 0.35},
+    {"mouthSmile": 0.95, "cheekSquint": 0.6, "eyeSquint": 0.5, "jawOpen": 0.15, "mouthUpperUp": 0.35},
+    {"mouthSmile": 0.45, "mouthDimple": 0.3},
+    {"browInnerUp": 0.8, "browOuterUp": 0.75, "eyeWide": 0.4},
+    {"browInnerUp": 0.7, "browOuterUp": 0.5, "eyeWide": 0.3, "jawOpen": 0.4, "mouthFunnel": 0.2},
+    {"browDown": 0.8, "eyeSquint": 0.45},
+    {"browDown": 0.7, "noseSneer": 0.6, "mouthUpperUp": 0.35},
+    {"mouthFrown": 0.7, "browInnerUp": 0.5, "mouthShrugLower": 0.5},
+    {"mouthPucker": 0.85},
+    {"mouthPress": 0.6, "mouthRollLower": 0.5, "mouthRollUpper": 0.5},
+    {"mouthLeft": 0.6, "jawLeft": 0.3},
+    {"mouthRight": 0.6, "jawRight": 0.3},
+    {"cheekPuff": 0.7, "mouthPucker": 0.3},
+    {"mouthStretch": 0.6, "mouthLowerDown": 0.5},
+)
+
+
+def _random_rows(actor: _Actor) -> Tensor:
+    """Independent frames: each a pose and a few faces, visemes or single coefficients at random strength."""
+    count = actor.frames
+    uniform = lambda *shape: torch.rand(*shape, generator=actor.generator)  # noqa: E731
+    rows = torch.zeros(count, BLENDSHAPES.width)
+    wide = (uniform(count, 1) < 0.5).float()
+    limits = torch.tensor(list(_POSE_LIMITS.values()))
+    rows[:, : len(limits)] = limits * torch.lerp(0.3 * actor.normal(count, 6), 2 * uniform(count, 6) - 1, wide).clamp(
+        -1, 1
+    )
+    expression = rows[:, len(limits) :]
+    singles = uniform(count, expression.shape[1]) * (uniform(count, expression.shape[1]) < 0.05)
+    expression += singles
+    for shapes, chance in ((_FACES, 0.6), (_VISEMES, 0.6), (_CLOSURES, 0.15)):
+        table = torch.stack([_as_row(shape) for shape in shapes])
+        chosen = table[torch.randint(len(table), (count,), generator=actor.generator)]
+        chosen = chosen * (1.15 * uniform(count, 1)) * (uniform(count, 1) < chance)
+        one_sided = uniform(count)
+        for side, low in enumerate((0.8, 0.9)):
+            columns = [column for name, column in COLUMNS.items() if name.endswith(_SIDES[side])]
+            chosen[:, columns] *= torch.where((one_sided > low) & (one_sided < low + 0.1), 0.2, 1.0)[:, None]
+        rows += chosen
+    gaze = (0.55 * actor.normal(count, 2)).clamp(-1, 1)
+    _add_gaze(rows, gaze[:, 0], gaze[:, 1])
+    draw = uniform(count)
+    lids = torch.where(draw < 0.12, 1.0, torch.where(draw < 0.3, uniform(count), 0.12 * uniform(count)))
+    one_eye = uniform(count)
+    for side, low in zip(_SIDES, (0.92, 0.96), strict=True):
+        column = COLUMNS["eyeBlink" + side]
+        rows[:, column] = torch.where((one_eye > low) & (one_eye < low + 0.04), 0.08, lids)
+    rows[:, len(limits) :] = expression.clamp(0, 1)
+    return rows
+
+
+def _as_row(shape: dict[str, float]) -> Tensor:
+    row = torch.zeros(BLENDSHAPES.width)
+    for name, value in shape.items():
+        row[_columns(name)] = value
+    return row
+
+
+def _columns(name: str) -> list[int]:
+    """Columns of a coefficient, or of both sides of one."""
+    return [COLUMNS[name]] if name in COLUMNS else [COLUMNS[name + side] for side in _SIDES]
+
+
+def _add_gaze(rows: Tensor, left: Tensor, up: Tensor) -> None:
+    """Both eyes turned to the subject's left and up by values in [-1, 1]."""
+    for name, value in (
+        ("eyeLookOutLeft", left),
+        ("eyeLookInRight", left),
+        ("eyeLookInLeft", -left),
+        ("eyeLookOutRight", -left),
+        ("eyeLookUp", up),
+        ("eyeLookDown", -up),
+    ):
+        for column in _columns(name):
+            rows[:, column] += value.clamp_min(0)
+
+
+def _ease(time: Tensor) -> Tensor:
+    """0 before time 0, 1 after time 1, smooth between."""
+    time = time.clamp(0, 1)
+    return time * time * (3 - 2 * time)
+
+
+def _bell(time: Tensor, width: float) -> Tensor:
+    """1 at time 0, 0 beyond ``width``, smooth between."""
+    return 0.5 + 0.5 * torch.cos(math.pi * (time / width).clamp(-1, 1))
