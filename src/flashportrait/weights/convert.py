@@ -78,6 +78,11 @@ class KeyTable:
         found = self._find("official", official)
         return tuple(name.format(**found[2]) for name in found[0].ours) if found else ()
 
+    def official_names(self, ours: Iterable[str]) -> dict[str, str]:
+        """Our names by released name, for those of ``ours`` that are whole released tensors."""
+        found = ((key, self._find("ours", key)) for key in ours)
+        return {match[0].official.format(**match[2]): key for key, match in found if match and len(match[0].ours) == 1}
+
     def to_ours(self, official: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename a released state dict (views of the same memory). Raises UserError naming an unknown key."""
         check_keys(self, official, expected=None)
