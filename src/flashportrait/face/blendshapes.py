@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from flashportrait.errors import UserError
-from flashportrait.face.detector import Detection, FaceDetector, Search, box_overlap
+from flashportrait.face.detector import Detection, FaceDetector
 from flashportrait.face.motion import BLENDSHAPE_NAMES
 from flashportrait.face.pose import CanonicalFace
 
@@ -25,8 +27,8 @@ ROI_SCALE = 1.5
 """Side of the region given to the landmark network, in units of the face box's longer side."""
 MIN_PRESENCE = 0.5
 """Below this probability the region holds no face."""
-SAME_FACE_OVERLAP = 0.4
-"""Observations whose boxes overlap by more than this are one face."""
+RELATIVE_PRESENCE = 0.95
+"""Share of the surest face's probability that the other faces of a picture need: foliage reaches 0.9, faces 0.99."""
 RIGHT_EYE, LEFT_EYE = 33, 263
 """Outer corners of the subject's right and left eye among the landmarks."""
 # fmt: off
@@ -40,6 +42,9 @@ BLENDSHAPE_LANDMARKS = np.array([
 ])
 # fmt: on
 """The 146 landmarks that the blendshape network takes."""
+
+
+Search = Literal["until_found", "all", "whole"]
 
 
 @dataclass(frozen=True)
@@ -147,19 +152,20 @@ class FaceLandmarker:
         through ``all`` scales, at a cost, or looks at the ``whole`` picture only, which is quick.
         """
         found: list[FaceObservation] = []
-        for detection in self._detector.detect(image, search):
-            face = self.observe(image, _detection_roi(detection))
-            # The landmarks' own region fits better than the detector's; a second look gives what tracking would give.
-            face = face and self.observe(image, face.roi)
-            if face is not None:
-                found.append(face)
-        found.sort(key=lambda each: -each.score)
-        distinct: list[FaceObservation] = []
-        for face in found:
-            boxes = np.array([other.box for other in distinct]).reshape(-1, 4)
-            if not (box_overlap(np.array(face.box), boxes) > SAME_FACE_OVERLAP).any():
-                distinct.append(face)
-        return sorted(distinct, key=lambda each: each.center[0])
+        for detections in self._detector.scan(image):
+            for detection in detections:
+                if any(_overlaid(detection.box, other.box) for other in found):
+                    continue
+                face = self.observe(image, _detection_roi(detection))
+                # The landmarks' own region fits better than the detector's; a second look gives what tracking would.
+                face = face and self.observe(image, face.roi)
+                if face and not any(_overlaid(face.box, other.box) for other in found):
+                    found.append(face)
+            if search == "whole" or (found and search == "until_found"):
+                break
+        best_score = max((face.score for face in found), default=0.0)
+        found = [face for face in found if face.score >= RELATIVE_PRESENCE * best_score]
+        return sorted(found, key=lambda face: face.center[0])
 
     def observe(self, image: np.ndarray, roi: Roi) -> FaceObservation | None:
         """The face inside ``roi`` of a uint8 RGB picture [h w 3], or None if there is none."""
@@ -218,6 +224,16 @@ def _detection_roi(detection: Detection) -> Roi:
     x0, y0, x1, y1 = detection.box.tolist()
     angle = _eye_angle(*detection.keypoints[:2])
     return Roi((x0 + x1) / 2, (y0 + y1) / 2, ROI_SCALE * max(x1 - x0, y1 - y0), angle)
+
+
+def _overlaid(box: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether the centre of either box lies in the other: parts of a face are taken for smaller faces, at times."""
+
+    def holds(outer: Sequence[float], inner: Sequence[float]) -> bool:
+        x, y = (inner[0] + inner[2]) / 2, (inner[1] + inner[3]) / 2
+        return bool(outer[0] <= x <= outer[2] and outer[1] <= y <= outer[3])
+
+    return holds(box, other) or holds(other, box)
 
 
 def _eye_angle(right_eye: np.ndarray, left_eye: np.ndarray) -> float:

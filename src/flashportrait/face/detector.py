@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -20,11 +20,8 @@ OVERLAP = 0.3
 """Detections whose boxes overlap by more than this (intersection over union) are one face."""
 SEARCH_SIDE = 2048
 """Longest side of the picture that is searched, in pixels; larger pictures are reduced first."""
-FINEST_TILE = 192
-"""Side of the smallest search tile in pixels: a face of 20 px fills about a tenth of it, which the detector can see."""
-
-
-Search = Literal["until_found", "all", "whole"]
+FINEST_TILE = 100
+"""Least side of a search tile in pixels: a face of 20 px fills a tenth of a tile of twice that, as the detector needs."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +83,18 @@ class FaceDetector:
         self._model = model
         self._anchors = make_anchors()
 
-    def detect(self, image: np.ndarray, search: Search = "until_found") -> list[Detection]:
-        """Faces in a uint8 RGB picture [h w 3], best score first.
+    def scan(self, image: np.ndarray) -> Iterator[list[Detection]]:
+        """Faces in a uint8 RGB picture [h w 3], one list a scale, best score first.
 
-        The search goes from the whole picture to ever smaller tiles. It stops at the first scale that shows a face, or
-        goes through ``all``, or looks at the ``whole`` picture only.
+        From the whole picture to ever smaller tiles; lazily, so that a caller who has found enough can stop.
         """
         step = max(1, -(-max(image.shape[:2]) // SEARCH_SIDE))
         reduced = Image.fromarray(np.ascontiguousarray(image))
         reduced = reduced.reduce(step) if step > 1 else reduced
-        found: list[Detection] = []
         for tiles in _search_tiles(*reduced.size):
-            for x, y, side in tiles:
-                found += self._detect_square(reduced, x, y, side)
-            if search == "whole" or (found and search == "until_found"):
-                break
-        merged = merge_detections(found)
-        return [Detection(each.box * step, each.keypoints * step, each.score) for each in merged]
+            found = [detection for tile in tiles for detection in self._detect_square(reduced, *tile)]
+            merged = merge_detections(found)
+            yield [Detection(each.box * step, each.keypoints * step, each.score) for each in merged]
 
     def _detect_square(self, image: Image.Image, x: float, y: float, side: float) -> list[Detection]:
         """Faces in the square of ``image`` at (x, y); what lies outside the picture is black."""
