@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,6 +48,19 @@ class Trim:
         unit = "f" if self.in_frames else ""
         end = "" if self.end is None else f"{float(self.end):g}{unit}"
         return f"{float(self.start):g}{unit}:{end}"
+
+    def frames(self, count: int, rate: Fraction) -> tuple[int, int]:
+        """[first, stop) of the frames of an even-rated clip that appear within the span.
+
+        Raises:
+            UserError: there are none.
+        """
+        scale = 1 if self.in_frames else rate
+        first = math.ceil(self.start * scale)
+        stop = count if self.end is None else min(count, math.ceil(self.end * scale))
+        if first >= stop:
+            raise UserError(f"the trim {self} holds no frame: there are {count} at {rate} frames per second")
+        return first, stop
 
     @classmethod
     def parse(cls, text: str) -> Trim:

@@ -161,6 +161,12 @@ class VideoWriter:
         finally:
             self._discard()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the file in pixels, once a frame was written."""
+        assert self._stream is not None, "no frame was written"
+        return self._stream.width, self._stream.height
+
     def write(self, frame: np.ndarray) -> None:
         """Add one uint8 RGB frame [h, w, 3]; all must be of one size."""
         with _disk_errors(self.path):

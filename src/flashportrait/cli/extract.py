@@ -1,0 +1,55 @@
+"""``flashportrait extract``: a driving video to a motion template, free of pixels and of the driver's identity."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from flashportrait.cli.console import Console
+from flashportrait.cli.options import add_clip_options, add_face_options
+from flashportrait.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The clip, the face, the template."""
+    parser.add_argument("driving", type=Path, metavar="DRIVING", help="a video")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the template: .safetensors")
+    add_clip_options(parser)
+    add_face_options(parser)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Track one face and write a row per frame."""
+    from flashportrait.media.reader import VideoReader
+    from flashportrait.media.writer import check_place
+
+    if args.output.suffix.lower() != ".safetensors":
+        raise UserError(f"'{args.output}' is no name for a motion template: end it in .safetensors")
+    check_place(args.output, [args.driving])
+    reader = VideoReader(args.driving, trim=args.trim, fps=args.fps)
+    if reader.info.variable_rate:
+        rate = reader.info.rate
+        console.warn(f"the rate of '{args.driving}' varies, and a template's can't: resampled to its mean, {rate}")
+        reader = VideoReader(args.driving, trim=args.trim, fps=rate)
+    for warning in reader.warnings:
+        console.warn(warning)
+
+    from flashportrait.face.blendshapes import FaceLandmarker
+    from flashportrait.face.tracker import FaceTracker, extract_motion
+
+    tracker = FaceTracker(FaceLandmarker(), args.face, args.face_box)
+    with console.bar(reader.info.frames, "motion") as bar:
+        motion = extract_motion(reader, reader.info.rate, tracker, bar.update)
+    motion.save(args.output)
+    for warning in reader.warnings:
+        console.warn(warning)
+    summary = {
+        "output": str(args.output),
+        "layout": motion.layout.name,
+        "frames": len(motion),
+        "rate": str(motion.rate),
+        "missing_faces": list(motion.missing),
+    }
+    missed = len(motion.missing)
+    console.result(summary, f"{args.output}: {len(motion)} rows at {motion.rate} a second, faces missed {missed}")
+    return 0

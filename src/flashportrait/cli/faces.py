@@ -1,0 +1,61 @@
+"""``flashportrait faces``: number the faces in a picture or video."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from flashportrait.cli.console import Console
+from flashportrait.cli.options import table
+from flashportrait.errors import UserError
+
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The medium and the sheet."""
+    parser.add_argument("media", type=Path, metavar="MEDIA", help="a picture or a video")
+    parser.add_argument("-o", "--output", type=Path, metavar="SHEET", help="draw the sheet here: .png, .jpg or .webp")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """List the faces, and draw them if asked."""
+    from flashportrait.media.writer import check_place
+
+    if args.output is not None:
+        if args.output.suffix.lower() not in SHEET_SUFFIXES:
+            raise UserError(f"'{args.output}' is no picture's name: end it in {', '.join(SHEET_SUFFIXES)}")
+        check_place(args.output, [args.media])
+    frames = _frames(args.media)
+
+    from flashportrait.face.blendshapes import FaceLandmarker
+    from flashportrait.face.sheet import contact_sheet
+
+    sheet, faces = contact_sheet(frames, FaceLandmarker())
+    if args.output is not None:
+        sheet.save(args.output)
+    headings = ("face", "frame", "box", "size", "score", "yaw", "pitch", "roll")
+    text = table([[face[name] for name in headings] for face in faces], headings)
+    console.result({"output": args.output, "faces": faces}, text)
+    return 0
+
+
+def _frames(path: Path) -> Iterable[np.ndarray]:
+    """The frames of a video, or a picture as the only one."""
+    from PIL import Image, UnidentifiedImageError
+
+    from flashportrait.media.portrait import load_portrait
+    from flashportrait.media.reader import VideoReader
+
+    if path.is_file():
+        try:
+            with Image.open(path) as image:
+                still = getattr(image, "n_frames", 1) == 1
+        except UnidentifiedImageError:
+            still = False
+        if still:
+            return [np.asarray(load_portrait(path))]
+    return VideoReader(path)
