@@ -1,0 +1,93 @@
+"""Video autoencoders as streams: latents in as they are ready, frames out at once, bit-equal to decoding whole.
+
+Latents here are the network's, normalised per channel, [b c f h w] float32; frames are [b t 3 h w] in [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from einops import rearrange
+from torch import Tensor
+
+from flashportrait.models.tiny_vae import TEMPORAL_RATIO, State, TinyVideoAutoencoder
+
+VideoAutoencoder = AutoencoderKLWan | TinyVideoAutoencoder
+
+
+class StreamingDecoder(Protocol):
+    """Decodes one clip, piece by piece; start a new one for each clip."""
+
+    def push(self, latents: Tensor) -> Tensor:
+        """The next latent frames [b c f h w] -> their frames [b t 3 8h 8w] in [0, 1].
+
+        ``t = 4 f``, or ``4 f - 3`` for the first piece, whose first latent frame holds a single frame.
+        """
+        ...
+
+
+def streaming_decoder(vae: VideoAutoencoder) -> StreamingDecoder:
+    """A decoder for one clip, on either autoencoder."""
+    return TinyStreamingDecoder(vae) if isinstance(vae, TinyVideoAutoencoder) else WanStreamingDecoder(vae)
+
+
+class TinyStreamingDecoder:
+    """Carries one frame of memory per memory block."""
+
+    def __init__(self, vae: TinyVideoAutoencoder) -> None:
+        self._vae = vae
+        self._state: State = {}
+
+    @torch.no_grad()
+    def push(self, latents: Tensor) -> Tensor:
+        """The next latent frames [b c f h w] -> their frames [b t 3 8h 8w] in [0, 1]."""
+        first = not self._state
+        pieces = rearrange(latents.to(self._vae.dtype), "b c f h w -> b f c h w").split(1, dim=1)
+        frames = torch.cat([self._vae.decode_chunk(piece, self._state).clamp(0, 1) for piece in pieces], dim=1)
+        return (frames[:, TEMPORAL_RATIO - 1 :] if first else frames).float()
+
+
+class WanStreamingDecoder:
+    """Carries the causal convolutions' past features; ``AutoencoderKLWan.decode`` forgets them between calls."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self._vae = vae
+        self._features: list[Tensor | str | None] | None = None
+
+    @torch.no_grad()
+    def push(self, latents: Tensor) -> Tensor:
+        """The next latent frames [b c f h w] -> their frames [b t 3 8h 8w] in [0, 1]."""
+        mean, std = _statistics(self._vae, latents)
+        hidden = self._vae.post_quant_conv((latents * std + mean).to(self._vae.dtype))
+        frames = torch.cat([self._decode_frame(frame) for frame in hidden.split(1, dim=2)], dim=2)
+        if self._vae.config.patch_size is not None:
+            frames = unpatchify(frames, patch_size=self._vae.config.patch_size)
+        return rearrange(frames.float().clamp(-1, 1) * 0.5 + 0.5, "b c t h w -> b t c h w")
+
+    def _decode_frame(self, hidden: Tensor) -> Tensor:
+        first = self._features is None
+        if self._features is None:
+            self._vae.clear_cache()
+            self._features = list(self._vae._feat_map)
+        return self._vae.decoder(hidden, feat_cache=self._features, feat_idx=[0], first_chunk=first)
+
+
+@torch.no_grad()
+def encode_clip(vae: VideoAutoencoder, frames: Tensor) -> Tensor:
+    """Frames [b t 3 h w] in [0, 1], t = 4 (f - 1) + 1, -> normalised latents [b c f h/8 w/8] float32."""
+    frames = frames.to(vae.dtype)
+    if isinstance(vae, TinyVideoAutoencoder):
+        return rearrange(vae.encode(frames), "b f c h w -> b c f h w").float()
+    latents = vae.encode(rearrange(frames * 2 - 1, "b t c h w -> b c t h w")).latent_dist.mode().float()
+    mean, std = _statistics(vae, latents)
+    return (latents - mean) / std
+
+
+def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = (
+        like.new_tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return mean, std
