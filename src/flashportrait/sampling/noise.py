@@ -35,6 +35,17 @@ class FrameNoise:
         return torch.randn(self.channels, self.height, self.width, generator=generator)
 
 
+@dataclass(frozen=True)
+class GivenNoise:
+    """Noise that is there already: ``noise(start, stop)`` is a part of it."""
+
+    latents: Tensor
+    """[b c f h w]"""
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        return self.latents[:, :, start:stop]
+
+
 def _mix(seed: int, index: int) -> int:
     """A 63-bit seed for stream ``index`` of ``seed`` (splitmix64: neighbouring inputs give unrelated outputs)."""
     state = (_finalise(seed & _MASK_64) + (index + 1) * _GOLDEN_RATIO_64) & _MASK_64

@@ -90,9 +90,9 @@ class Solver:
             if key.startswith(_NUMBER):
                 _assign(self.scheduler, key.removeprefix(_NUMBER), tensor.item())
             elif key.startswith(_TENSOR):
-                # A scheduler's tables stay on the CPU, where diffusers indexes them; its history is with the latents.
-                history = tensor.shape == self.latents.shape
-                _assign(self.scheduler, key.removeprefix(_TENSOR), tensor.to(device) if history else tensor.cpu())
+                name = key.removeprefix(_TENSOR)
+                table = getattr(self.scheduler, name, None)  # a table (sigmas) stays where it is, history is elsewhere
+                _assign(self.scheduler, name, tensor.to(table.device if isinstance(table, Tensor) else device))
 
 
 _NUMBER, _TENSOR = "scheduler.number.", "scheduler.tensor."

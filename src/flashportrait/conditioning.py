@@ -1,0 +1,158 @@
+"""What the network is told besides the noisy latents, and the guided velocity of one window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flashportrait.errors import UserError
+from flashportrait.models.portrait_encoder import PortraitEncoder
+from flashportrait.models.transformer import FlashPortraitTransformer3DModel
+from flashportrait.sampling.guidance import Branch, Guidance, guided
+from flashportrait.sampling.predictor import PredictionState
+from flashportrait.sampling.solver import Step
+from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_count, pixel_frame_count
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Conditions of one clip. All but the motion are the same in every window."""
+
+    prompt_embeds: Tensor
+    """[b n text_dim]"""
+    negative_prompt_embeds: Tensor
+    """[b n text_dim]"""
+    image_embeds: Tensor
+    """[b m image_dim]"""
+    reference_latents: Tensor
+    """Mask and portrait latents of one window, [b 20 window h w]: 4 mask channels (1 on the first latent frame, else
+    0), then the latents of a clip whose first frame is the portrait and whose other frames are zero."""
+    motion: Tensor
+    """A row for each pixel frame, [b t d]."""
+
+    @property
+    def same_prompts(self) -> bool:
+        """Whether the negative prompt is the prompt, so that guidance by text has no effect."""
+        prompts = self.prompt_embeds, self.negative_prompt_embeds
+        return prompts[0] is prompts[1] or torch.equal(*prompts)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Conditions:
+        """All conditions on a device, in the network's type."""
+        return Conditions(**{name: value.to(device, dtype) for name, value in vars(self).items()})
+
+    def padded_to(self, plan: WindowPlan) -> Conditions:
+        """The same with the last motion row repeated until it fills the plan's latent frames.
+
+        Raises:
+            UserError: if the motion or the reference doesn't belong to a clip of that length.
+        """
+        frames = self.motion.shape[1]
+        if latent_frame_count(frames) != plan.latent_frames:
+            raise UserError(
+                f"motion has {frames} frames, which are {latent_frame_count(frames)} latent frames, but there are "
+                f"{plan.latent_frames}; give {pixel_frame_count(plan.latent_frames)} rows of motion"
+            )
+        longest = len(plan[0])
+        if self.reference_latents.shape[2] < longest:
+            raise UserError(
+                f"the reference has {self.reference_latents.shape[2]} latent frames; a window needs {longest}"
+            )
+        missing = pixel_frame_count(plan.latent_frames) - frames
+        motion = torch.cat([self.motion, self.motion[:, -1:].expand(-1, missing, -1)], dim=1)
+        return Conditions(**{**vars(self), "motion": motion})
+
+
+class GuidedVelocity:
+    """The velocity that the sampler asks for: the network under guidance, or its prediction.
+
+    Expression tokens are made afresh for each window from its own driving frames, and kept until the window is done.
+    """
+
+    def __init__(
+        self,
+        transformer: FlashPortraitTransformer3DModel,
+        portrait_encoder: PortraitEncoder,
+        conditions: Conditions,
+        guidance: Guidance,
+        *,
+        steps: int,
+        prediction: PredictionState | None = None,
+        batched: bool = True,
+    ) -> None:
+        self._transformer, self._portrait_encoder = transformer, portrait_encoder
+        self._conditions, self._guidance = conditions, guidance
+        self._steps, self._prediction, self._batched = steps, prediction, batched
+        self._expression_tokens: dict[int, Tensor] = {}
+        self.calls = 0
+        """Forward passes of the network so far, a batch of branches being one."""
+        self.computed = False
+        """Whether the last velocity was computed, rather than predicted."""
+
+    def __call__(self, latents: Tensor, step: Step, window: Window) -> Tensor:
+        """Velocity of a window's latents [b 16 f h w] at a step, same shape, float32."""
+
+        def compute() -> Tensor:
+            return guided(
+                self._guidance,
+                lambda branches: self._forward(latents, step, window, branches),
+                batched=self._batched,
+            )
+
+        prediction, calls_before = self._prediction, self.calls
+        velocity = compute() if prediction is None else prediction.step(window.index, step.index, compute)
+        self.computed = self.calls > calls_before
+        if step.index == self._steps - 1:
+            self._expression_tokens.pop(window.index, None)
+            if prediction is not None:
+                prediction.finish(window.index)
+        return velocity
+
+    def _forward(
+        self, latents: Tensor, step: Step, window: Window, branches: tuple[Branch, ...]
+    ) -> Mapping[Branch, Tensor]:
+        given, copies = self._conditions, len(branches)
+        reference = given.reference_latents[:, :, : len(window)]
+        hidden_states = torch.cat([latents.to(reference), reference], dim=1)
+        texts = [given.negative_prompt_embeds if branch == "none" else given.prompt_embeds for branch in branches]
+        expressive = [float(branch == "full") for branch in branches]
+        tokens = self._tokens(window) if any(expressive) else None
+        batch = latents.shape[0]
+        self.calls += 1
+        with self._transformer.cache_context(f"w{window.index}/{'+'.join(branches)}"):
+            velocities = self._transformer(
+                hidden_states=hidden_states.repeat(copies, 1, 1, 1, 1),
+                timestep=step.timestep.to(latents.device).expand(copies * batch),
+                encoder_hidden_states=torch.cat(texts),
+                encoder_hidden_states_image=given.image_embeds.repeat(copies, 1, 1),
+                expression_tokens=None if tokens is None else tokens.repeat(copies, 1, 1, 1),
+                expression_scale=1.0
+                if all(expressive)
+                else torch.tensor(expressive, device=latents.device).repeat_interleave(batch),
+            )
+        return dict(zip(branches, velocities.chunk(copies), strict=True))
+
+    def _tokens(self, window: Window) -> Tensor:
+        """Expression tokens of a window, [b f k width]."""
+        if window.index not in self._expression_tokens:
+            frames = window.pixel_frames
+            motion = self._conditions.motion[:, frames.start : frames.stop]
+            tokens = self._portrait_encoder(motion)
+            self._expression_tokens[window.index] = self._portrait_encoder.tokens_per_latent_frame(tokens, len(frames))
+        return self._expression_tokens[window.index]
+
+
+def reference_with_mask(portrait_latents: Tensor) -> Tensor:
+    """Latents of the portrait clip [b 16 f h w] -> with their mask before them, [b 20 f h w]."""
+    mask = torch.zeros_like(portrait_latents[:, :4])
+    mask[:, :, 0] = 1
+    return torch.cat([mask, portrait_latents], dim=1)
+
+
+def portrait_clip(portrait: Tensor, latent_frames: int) -> Tensor:
+    """A portrait [b 3 h w] in [0, 1] -> a clip [b t 3 h w] of it, then frames of mid-grey (zero in [-1, 1])."""
+    rest = pixel_frame_count(latent_frames) - 1
+    return F.pad(portrait[:, None], (0, 0) * 3 + (0, rest), value=0.5)

@@ -1,0 +1,216 @@
+"""What users bring, made ready for the model: the portrait as its pixels, the driving clip as motion rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from flashportrait.errors import UserError
+from flashportrait.face.blendshapes import FaceLandmarker
+from flashportrait.face.motion import BLENDSHAPES, LAYOUTS, MotionFeatures, MotionLayout
+from flashportrait.face.tracker import FaceTracker, choose_face, extract_motion
+from flashportrait.media.portrait import load_portrait
+from flashportrait.media.reader import VideoReader
+
+DrivingSource = str | Path | MotionFeatures | VideoReader | Iterable[np.ndarray]
+"""A video's or motion template's path, an opened video, motion rows, or frames (uint8 RGB [h w 3])."""
+
+FRAMES_RATE = Fraction(25)
+"""Frames per second of a driving clip given as bare frames."""
+
+MIN_SIZE, MAX_SIZE = 16, 4096
+"""Pixels of the result's longer side."""
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class FaceChoice:
+    """Which face is meant where there are several, or where none is found by itself."""
+
+    driving: int | None = None
+    """Number of the face to follow, from 1 at the left; the most prominent unless given."""
+    driving_box: Box | None = None
+    """x0, y0, x1, y1 in pixels of the driving clip's first frame."""
+    portrait: int | None = None
+    """Number of the face to animate, from 1 at the left."""
+    portrait_box: Box | None = None
+    """x0, y0, x1, y1 in pixels of the portrait."""
+
+
+@dataclass(frozen=True)
+class MotionControls:
+    """How the driver's motion is taken over."""
+
+    motion: Literal["absolute", "relative"] = "absolute"
+    """``absolute``: the portrait takes the driver's pose and expression; ``relative``: only the changes, from the
+    portrait's own."""
+    head: float = 1.0
+    """Gain of head motion: 0 still, 1 as filmed."""
+    eyes: float = 1.0
+    emotion: float = 1.0
+    mouth: float = 1.0
+    smooth: float = 1.0
+    """Strength of temporal smoothing, which spares blinks; 0 none."""
+
+    def __post_init__(self) -> None:
+        if self.motion not in ("absolute", "relative"):
+            raise UserError(f"motion is {self.motion!r}; choose absolute or relative")
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a portrait is cut and scaled to what the model was trained to see."""
+
+    mode: Literal["face", "whole"] = "whole"
+    """``face``: a square around the face, as large as its surroundings in training; ``whole``: all of the picture."""
+    resolution: int = 720
+    """Pixels of the longer side that the model makes."""
+    multiple: int = 16
+    """Both sides are multiples of this."""
+    face_size: float = 0.52
+    """``face`` only: height of the face, hairline to chin, as a fraction of the square's side."""
+    face_center: tuple[float, float] = (0.5, 0.48)
+    """``face`` only: where the head's centre lies, from the left and from the top, as fractions of the side."""
+
+
+@dataclass(frozen=True)
+class FramedPortrait:
+    """A portrait as the model takes it."""
+
+    pixels: Tensor
+    """[1 3 h w] in [0, 1]"""
+    row: np.ndarray | None = None
+    """Its own motion row [d], where the face was looked for."""
+    scaled_to: tuple[int, int] | None = None
+    """Width and height that the result is scaled to, where they aren't those of ``pixels``."""
+
+
+def frame_portrait(
+    source: str | Path | Image.Image, framing: Framing, choice: FaceChoice, size: int | None = None
+) -> FramedPortrait:
+    """Load a portrait and cut it to the model's view.
+
+    ``size`` is the wanted longer side of the result in pixels. A model that sees whole pictures works at that size;
+    one that sees faces works at its own, and the result is scaled.
+
+    Raises:
+        UserError: it can't be read, no face is found where one is needed, or the size is out of range.
+    """
+    if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
+        raise UserError(f"a size of {size} pixels found; give {MIN_SIZE} to {MAX_SIZE}")
+    image = load_portrait(source)
+    if framing.mode == "whole":
+        width, height = _whole_size(image.size, size or framing.resolution, framing.multiple)
+        return FramedPortrait(_to_tensor(image.resize((width, height), Image.Resampling.LANCZOS)))
+    pixels = np.asarray(image)
+    landmarker = FaceLandmarker()
+    face = choose_face(pixels, landmarker.detect(pixels, "all"), landmarker, choice.portrait, choice.portrait_box)
+    if face is None:
+        raise UserError(
+            "no face found in the portrait; choose a picture that shows one from the front, or say where it is with "
+            "--portrait-box X0,Y0,X1,Y1"
+        )
+    side = face.size / framing.face_size
+    left, top = (place - share * side for place, share in zip(face.center, framing.face_center, strict=True))
+    square = crop_square(pixels, left, top, side, framing.resolution)
+    scaled_to = None if size in (None, framing.resolution) else (size, size)
+    return FramedPortrait(_to_tensor(square), face.motion_row(face.center, face.size), scaled_to)
+
+
+def crop_square(pixels: np.ndarray, left: float, top: float, side: float, resolution: int) -> Image.Image:
+    """A square of a uint8 RGB picture [h w 3], scaled to ``resolution``; the border repeats beyond the picture."""
+    height, width = pixels.shape[:2]
+    before_x, before_y = max(0, int(np.ceil(-left))), max(0, int(np.ceil(-top)))
+    after_x, after_y = max(0, int(np.ceil(left + side - width))), max(0, int(np.ceil(top + side - height)))
+    padded = np.pad(pixels, ((before_y, after_y), (before_x, after_x), (0, 0)), mode="edge")
+    left, top = left + before_x, top + before_y
+    box = (left, top, min(left + side, padded.shape[1]), min(top + side, padded.shape[0]))
+    return Image.fromarray(padded).resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+
+
+def load_motion(
+    source: DrivingSource,
+    layout_name: str,
+    choice: FaceChoice,
+    *,
+    progress: bool = True,
+) -> MotionFeatures:
+    """Motion rows of a driving clip, one per frame, as filmed.
+
+    Raises:
+        UserError: the source can't be read, shows no face, or its rows are of another extractor than the model's.
+    """
+    layout = LAYOUTS[layout_name]
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        source = MotionFeatures.load(path) if path.suffix == ".safetensors" else VideoReader(path)
+    if isinstance(source, MotionFeatures):
+        if source.layout != layout:
+            raise UserError(
+                f"the motion is of the extractor {source.layout.name}, this model takes {layout.name}; "
+                "extract it again for this model"
+            )
+        return source
+    return _extract(source, layout, choice, progress)
+
+
+def shape_motion(motion: MotionFeatures, controls: MotionControls, portrait_row: np.ndarray | None) -> MotionFeatures:
+    """Smooth the motion, weigh its groups, and make it relative to the portrait if so wanted.
+
+    Raises:
+        UserError: relative motion with a portrait whose own pose and expression aren't known.
+    """
+    shaped = motion.smoothed(controls.smooth)
+    shaped = shaped.with_gains(controls.head, controls.eyes, controls.emotion, controls.mouth)
+    if controls.motion == "absolute":
+        return shaped
+    if portrait_row is None:
+        raise UserError(
+            "relative motion needs the portrait's own expression, which this model doesn't read; use absolute"
+        )
+    return shaped.relative_to(portrait_row)
+
+
+def _extract(
+    frames: VideoReader | Iterable[np.ndarray], layout: MotionLayout, choice: FaceChoice, progress: bool
+) -> MotionFeatures:
+    if layout != BLENDSHAPES:
+        raise UserError(
+            f"this model takes {layout.name} motion, which isn't read from video here; give a motion template made "
+            "with `flashportrait extract --extractor pdfgc`"
+        )
+    tracker = FaceTracker(FaceLandmarker(), choice.driving, choice.driving_box)
+    rate, total = FRAMES_RATE, None
+    if isinstance(frames, VideoReader):
+        rate, total = frames.info.rate, frames.info.frames
+    with _progress_bar("motion", total, progress) as advance:
+        return extract_motion(frames, rate, tracker, advance)
+
+
+@contextmanager
+def _progress_bar(name: str, total: int | None, shown: bool) -> Iterable[Callable[[int], object]]:
+    from tqdm.auto import tqdm
+
+    with tqdm(desc=name, total=total, unit="frame", disable=not shown, delay=1) as bar:
+        yield bar.update
+
+
+def _whole_size(size: tuple[int, int], resolution: int, multiple: int) -> tuple[int, int]:
+    """Width and height with the longer side at the resolution, each rounded up to a multiple."""
+    width, height = (-(-max(1, side * resolution // max(size)) // multiple) * multiple for side in size)
+    return width, height
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    """[1 3 h w] in [0, 1]"""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255

@@ -1,0 +1,368 @@
+"""The flow: one portrait and one driving clip -> the portrait, moving like the driver, for as long as the driver does.
+
+portrait  -> image tokens, reference latents                                    (the same in every window)
+driving   -> one motion row per frame -> expression tokens per latent frame     (window by window)
+noise     -> per window and step: guided velocity, computed or predicted -> blended in the overlaps -> one step
+latents   -> frames, as they become final
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from torch import Tensor
+
+from flashportrait.conditioning import Conditions, GuidedVelocity, portrait_clip, reference_with_mask
+from flashportrait.errors import UserError
+from flashportrait.inputs import (
+    DrivingSource,
+    FaceChoice,
+    Framing,
+    MotionControls,
+    frame_portrait,
+    load_motion,
+    shape_motion,
+)
+from flashportrait.models.clip_vision import clip_tokens
+from flashportrait.models.image_encoder import PortraitImageEncoder
+from flashportrait.models.streaming_vae import encode_clip, streaming_decoder
+from flashportrait.prompts import encode_prompt
+from flashportrait.result import PortraitVideo, RunReport, to_pictures
+from flashportrait.sampling.denoise import Noise, denoiser
+from flashportrait.sampling.guidance import Guidance
+from flashportrait.sampling.noise import FrameNoise, GivenNoise
+from flashportrait.sampling.predictor import AdaptiveLatentPrediction
+from flashportrait.sampling.solver import Step, steps_of
+from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_count
+from flashportrait.settings import SamplingSettings
+from flashportrait.weights.folder import check_components, model_folder
+
+StepCallback = Callable[["FlashPortraitPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
+"""``callback(pipeline, step_index, timestep, {"latents": ...})``, after each step of each window; may return other
+latents. The latents are those of the frames which the step moved, [b c f h w]."""
+
+
+class FlashPortraitPipeline(DiffusionPipeline):
+    """Animates a portrait. A diffusers pipeline: loading, saving, offloading and callbacks work as there.
+
+    Args:
+        transformer: the velocity network.
+        portrait_encoder: motion rows to expression tokens.
+        scheduler: any deterministic flow scheduler of diffusers.
+        vae: video autoencoder, ``AutoencoderKLWan`` or ``TinyVideoAutoencoder``.
+        image_encoder: ``PortraitImageEncoder``, or CLIP with its ``image_processor``.
+        text_encoder, tokenizer: UMT5; without them the prompt is empty.
+        motion_layout: the motion rows that ``portrait_encoder`` takes, by name (``face.motion.LAYOUTS``).
+        defaults: values of ``SamplingSettings`` that suit this model.
+        framing: how portraits are cut to the model's view, values of :class:`~flashportrait.inputs.Framing`.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->portrait_encoder->transformer->vae"
+    _optional_components = ["vae", "image_encoder", "image_processor", "text_encoder", "tokenizer"]  # noqa: RUF012
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        transformer: Any,
+        portrait_encoder: Any,
+        scheduler: Any,
+        vae: Any = None,
+        image_encoder: Any = None,
+        image_processor: Any = None,
+        text_encoder: Any = None,
+        tokenizer: Any = None,
+        motion_layout: str = "blendshapes",
+        defaults: dict[str, Any] | None = None,
+        framing: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer,
+            portrait_encoder=portrait_encoder,
+            scheduler=scheduler,
+            vae=vae,
+            image_encoder=image_encoder,
+            image_processor=image_processor,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+        )
+        self.register_to_config(motion_layout=motion_layout, defaults=defaults or {}, framing=framing or {})
+
+    @classmethod
+    def for_sampling(cls, *, transformer: Any, portrait_encoder: Any, scheduler: Any) -> FlashPortraitPipeline:
+        """A pipeline with only the parts that :meth:`sample_latents` needs."""
+        return cls(transformer=transformer, portrait_encoder=portrait_encoder, scheduler=scheduler)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> FlashPortraitPipeline:
+        """As in diffusers, but strict: a weight that is missing, or left over, is an error that names it."""
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        loaded = {name: part for name, part in pipeline.components.items() if name not in kwargs}
+        check_components(loaded, Path(pretrained_model_name_or_path))
+        return pipeline
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        portrait: str | Path | Image.Image,
+        driving: DrivingSource,
+        *,
+        prompt: str = "",
+        negative_prompt: str = "",
+        size: int | None = None,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+        speed: str | None = None,
+        controls: MotionControls | None = None,
+        face: FaceChoice | None = None,
+        stream: bool = False,
+        progress: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        **sampling: Any,
+    ) -> PortraitVideo:
+        """Animate ``portrait`` with the motion of ``driving``.
+
+        Args:
+            portrait: a picture, or its path.
+            driving: a video's path, a motion template's path, ``MotionFeatures``, or frames (uint8 RGB [h w 3]).
+            prompt, negative_prompt: in words; need a text encoder.
+            size: pixels of the result's longer side; the model's own unless given.
+            seed: of the noise. The noise of a latent frame depends on the seed and its index alone.
+            generator: draws the seed, in the place of ``seed``.
+            latents: the noise itself, [1 16 f h w].
+            speed: ``exact``, ``balanced``, ``fast`` or ``turbo``: chooses the predictor, in its place.
+            controls: absolute or relative motion, gains, smoothing; as filmed unless given.
+            face: which face to animate and which to follow, where there are several.
+            stream: return at once and make frames as they are asked for, rather than all of them now.
+            progress: show progress bars.
+            callback_on_step_end: sees, and may change, the latents after each step of each window.
+            **sampling: fields of ``SamplingSettings``; the model's own defaults unless given.
+
+        Returns:
+            Exactly as many frames as ``driving`` has, at its rate, with a report.
+
+        Raises:
+            UserError: an input or a setting that can't be honoured, with what to do.
+        """
+        settings = self.settings(speed, **sampling)
+        face, report = face or FaceChoice(), RunReport()
+        with report.stage("portrait"):
+            framed = frame_portrait(portrait, self.framing, face, size)
+        with report.stage("motion"):
+            filmed = load_motion(driving, self.config.motion_layout, face, progress=progress)
+            motion = shape_motion(filmed, controls or MotionControls(), framed.row)
+        report.missing_faces = list(motion.missing)
+
+        plan = WindowPlan(latent_frame_count(len(motion)), settings.window, settings.overlap)
+        report.windows = len(plan)
+        with report.stage("conditions"):
+            conditions = self.encode_conditions(framed.pixels, motion.values, len(plan[0]), prompt, negative_prompt)
+        noise = self._noise(plan, conditions, seed, generator, latents)
+        parts = self._denoise(noise, conditions, plan, settings, report, progress, callback_on_step_end)
+        frames = self._decode(report.timed("denoise", parts), len(motion), report, framed.scaled_to)
+        video = PortraitVideo(frames, length=len(motion), rate=motion.rate, report=report)
+        if not stream:
+            video.collect()
+        return video
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        noise: Tensor,
+        prompt_embeds: Tensor,
+        negative_prompt_embeds: Tensor,
+        image_embeds: Tensor,
+        reference_latents: Tensor,
+        motion: Tensor,
+        num_inference_steps: int = 30,
+        text_scale: float = 1.0,
+        emotion_scale: float = 4.0,
+        window: int = 51,
+        overlap: int = 30,
+        predictor: AdaptiveLatentPrediction | None = None,
+        **sampling: Any,
+    ) -> Tensor:
+        """Latents of a clip from noise and conditions: sampling alone, number for number the released model's.
+
+        Args:
+            noise: [b 16 f h w].
+            prompt_embeds, negative_prompt_embeds: [b n text_dim].
+            image_embeds: [b m image_dim].
+            reference_latents: mask and portrait latents of one window, the same in every window, [b 20 window h w].
+            motion: [b t d], a row for each pixel frame: t = 4 (f - 1) + 1, or up to three fewer (the last one stays).
+            num_inference_steps, text_scale, emotion_scale, window, overlap, predictor: see ``SamplingSettings``,
+                whose other fields may be given too.
+
+        Returns:
+            Latents [b 16 f h w], float32.
+
+        Raises:
+            UserError: shapes that don't belong together, or a scheduler or a setting that can't be honoured.
+        """
+        settings = SamplingSettings(
+            num_inference_steps=num_inference_steps,
+            text_scale=text_scale,
+            emotion_scale=emotion_scale,
+            window=window,
+            overlap=overlap,
+            predictor=predictor,
+            **sampling,
+        )
+        conditions = Conditions(prompt_embeds, negative_prompt_embeds, image_embeds, reference_latents, motion)
+        plan = WindowPlan(noise.shape[2], window, overlap)
+        parts = self._denoise(GivenNoise(noise), conditions, plan, settings, RunReport(), progress=False)
+        return torch.cat([latents for _, latents in parts], dim=2)
+
+    def settings(self, speed: str | None = None, **given: Any) -> SamplingSettings:
+        """The model's own sampling settings, with the given ones in their place.
+
+        Raises:
+            UserError: an unknown setting, or both a speed and a predictor.
+        """
+        return SamplingSettings.resolve(self.config.defaults, speed, given)
+
+    @property
+    def framing(self) -> Framing:
+        """How this model takes portraits."""
+        return Framing(**self.config.framing)
+
+    @torch.no_grad()
+    def encode_conditions(
+        self, portrait: Tensor, motion: np.ndarray, window: int, prompt: str = "", negative_prompt: str = ""
+    ) -> Conditions:
+        """All that the network is told: portrait [1 3 h w] in [0, 1], motion rows [t d], a window's latent frames."""
+        device, config = self._execution_device, self.transformer.config
+        portrait = portrait.to(device)
+        texts = [
+            encode_prompt(words, self.tokenizer, self.text_encoder, length=config.text_len, width=config.text_dim)
+            for words in (prompt, negative_prompt)
+        ]
+        if isinstance(self.image_encoder, PortraitImageEncoder):
+            image_embeds = self.image_encoder(portrait.to(self.image_encoder.dtype))
+        else:
+            image_embeds = clip_tokens(self.image_encoder, portrait)
+        reference = reference_with_mask(encode_clip(self.vae, portrait_clip(portrait, window)))
+        rows = torch.from_numpy(motion)[None]
+        return Conditions(*texts, image_embeds, reference, rows).to(device, self.transformer.dtype)
+
+    def _noise(
+        self,
+        plan: WindowPlan,
+        conditions: Conditions,
+        seed: int,
+        generator: torch.Generator | None,
+        latents: Tensor | None,
+    ) -> Noise:
+        height, width = conditions.reference_latents.shape[-2:]
+        shape = (self.transformer.config.out_channels, plan.latent_frames, height, width)
+        if latents is not None:
+            if tuple(latents.shape) != (1, *shape):
+                raise UserError(f"latents are {list(latents.shape)}; this clip needs {[1, *shape]}")
+            return GivenNoise(latents)
+        if generator is not None:
+            seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+        return FrameNoise(seed, shape[0], height, width)
+
+    @torch.no_grad()
+    def _denoise(
+        self,
+        noise: Noise,
+        conditions: Conditions,
+        plan: WindowPlan,
+        settings: SamplingSettings,
+        report: RunReport,
+        progress: bool = True,
+        callback: StepCallback | None = None,
+    ) -> Iterator[tuple[Window, Tensor]]:
+        """Yield windows with their final latent frames, in order."""
+        device = self._execution_device
+        conditions = conditions.padded_to(plan).to(device, self.transformer.dtype)
+        steps = self._set_steps(settings, device)
+        prediction = None
+        if settings.predictor is not None:
+            sigmas = [*(step.sigma for step in steps), steps[-1].next_sigma]
+            first_order = isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler)
+            prediction = settings.predictor.start(sigmas, first_order=first_order)
+        velocity = GuidedVelocity(
+            self.transformer,
+            self.portrait_encoder,
+            conditions,
+            Guidance(settings.text_scale, settings.emotion_scale, conditions.same_prompts),
+            steps=len(steps),
+            prediction=prediction,
+            batched=settings.batched,
+        )
+        with self.progress_bar(total=len(plan) * len(steps)) if progress else nullcontext() as bar:
+
+            def on_step(window: Window, step: Step, latents: Tensor) -> Tensor:
+                report.note_step(velocity.calls, predicted=not velocity.computed)
+                if bar is not None:
+                    bar.update()
+                changed = callback(self, step.index, step.timestep, {"latents": latents}) if callback else None
+                return (changed or {}).get("latents", latents)
+
+            def start(first: int, stop: int) -> Tensor:
+                return noise(first, stop).to(device, torch.float32)
+
+            run = denoiser(settings.schedule, velocity, self.scheduler, plan, start, on_step=on_step)
+            yield from run.run()
+        self.maybe_free_model_hooks()
+
+    def _set_steps(self, settings: SamplingSettings, device: torch.device) -> list[Step]:
+        if settings.sigmas is not None:
+            self.scheduler.set_timesteps(sigmas=list(settings.sigmas), device=device)
+        else:
+            self.scheduler.set_timesteps(settings.num_inference_steps, device=device)
+        return steps_of(self.scheduler)
+
+    @torch.no_grad()
+    def _decode(
+        self,
+        parts: Iterator[tuple[Window, Tensor]],
+        frames: int,
+        report: RunReport,
+        scaled_to: tuple[int, int] | None,
+    ) -> Iterator[np.ndarray]:
+        """Decode one latent frame at a time; what fills the last one up to four pixel frames is left out."""
+        decoder = streaming_decoder(self.vae)
+        for _, latents in parts:
+            for latent in latents.split(1, dim=2):
+                with report.stage("decode"):
+                    pictures = to_pictures(decoder.push(latent)[0], scaled_to)
+                report.note_memory()
+                for picture in pictures[: frames - report.frames]:
+                    report.note_frame()
+                    yield picture
+
+
+def load_pipeline(
+    name_or_path: str | Path = "nano", device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> FlashPortraitPipeline:
+    """A pipeline ready to run.
+
+    Args:
+        name_or_path: ``nano``, the embedded model, or the folder of one.
+        device: where to run; the GPU if there is one.
+        dtype: of the networks; as they are stored unless given.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+    device = default_device() if device is None else device
+    pipeline = FlashPortraitPipeline.from_pretrained(model_folder(name_or_path), torch_dtype=dtype)
+    return pipeline.to(device)
+
+
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -1,0 +1,70 @@
+"""How latents are made from noise: the settings of a run that have a model's own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from flashportrait.errors import UserError
+from flashportrait.sampling.denoise import ORDERS, Order
+from flashportrait.sampling.predictor import AdaptiveLatentPrediction, preset
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """Settings of the sampler. The defaults are the released model's.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    num_inference_steps: int = 30
+    """Steps of the scheduler."""
+    sigmas: tuple[float, ...] | None = None
+    """Noise levels to step through in the place of ``num_inference_steps``, before the scheduler's shift."""
+    text_scale: float = 1.0
+    """1 follows the prompt as it stands; above 1 also pushes away from the negative prompt."""
+    emotion_scale: float = 4.0
+    """0 ignores the driving expression, 1 follows it as it stands, above 1 exaggerates it."""
+    window: int = 51
+    """Latent frames denoised together."""
+    overlap: int = 30
+    """Latent frames that neighbouring windows share."""
+    schedule: Order = "synchronous"
+    """Order of work: ``synchronous``, ``diagonal`` (same numbers, bounded memory) or ``causal`` (early frames)."""
+    predictor: AdaptiveLatentPrediction | None = None
+    """Predicts some of the steps; None computes all."""
+    batched: bool = False
+    """Run guidance branches as one batch: faster where there is memory to spare."""
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise UserError(f"the number of steps is {self.num_inference_steps}; at least 1 is needed")
+        if self.sigmas is not None and not self.sigmas:
+            raise UserError("the list of sigmas is empty; give at least one, or a number of steps")
+        for name in ("text_scale", "emotion_scale"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name} is {getattr(self, name)}; give a number from 0 up")
+        if self.schedule not in ORDERS:
+            raise UserError(f"the schedule is {self.schedule!r}; choose one of {', '.join(ORDERS)}")
+
+    @classmethod
+    def resolve(cls, defaults: Mapping[str, Any], speed: str | None, given: Mapping[str, Any]) -> SamplingSettings:
+        """A model's ``defaults`` with the ``given`` values in their place, and the predictor of a speed.
+
+        ``defaults`` may hold a ``speed``, which counts where neither ``speed`` nor a predictor is given.
+
+        Raises:
+            UserError: an unknown setting, or both a speed and a predictor.
+        """
+        known = {entry.name for entry in fields(cls)}
+        if unknown := sorted(given.keys() - known):
+            raise UserError(f"unknown setting {', '.join(unknown)}; the settings are {', '.join(sorted(known))}")
+        if speed is not None and given.get("predictor") is not None:
+            raise UserError("speed and predictor both choose the steps to compute; give one of them")
+        own = dict(defaults)
+        own_speed = own.pop("speed", "exact")
+        if "predictor" not in given or speed is not None:
+            given = {**given, "predictor": preset(speed or own_speed)}
+        return replace(cls(**own), **given)
