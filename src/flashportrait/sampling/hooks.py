@@ -129,11 +129,16 @@ class _StackHook(ModelHook):
         """The step's coordinate."""
         return self.config.coordinate_at(self.step, self._contexts.context.sigma)
 
+    @property
+    def next_full_step(self) -> int:
+        """The step to compute after the one being computed."""
+        return self.config.next_full_step(self.step, self._contexts.context.num_inference_steps)
+
     def stream(self, key: tuple[str, int]) -> Stream:
         """The stream of a quantity, begun if new."""
         context = self.context
         if key not in context.streams:
-            context.streams[key] = Stream(self.config, self._contexts.context.num_inference_steps)
+            context.streams[key] = Stream(self.config)
             context.streams[key].latent_rates = context.latent_rates
         return context.streams[key]
 
@@ -185,7 +190,7 @@ class _StackHook(ModelHook):
             self.stream(("stack", 0)).layer_ratios = layer_ratios(derivatives)[-1]
         else:
             output = run_blocks(tokens, *conditions)
-        self.stream(("stack", 0)).observe(self.step, self.x, output.detach())
+        self.stream(("stack", 0)).observe(self.step, self.x, output.detach(), self.next_full_step)
         return output
 
     def _note_rate(self, context: _Context, tokens: Tensor) -> None:
@@ -224,7 +229,7 @@ class _ModuleHook(ModelHook):
         if not stream.is_full(self._stack.step):
             return stream.predict(self._stack.x)
         output = self.fn_ref.original_forward(*args, **kwargs)
-        stream.observe(self._stack.step, self._stack.x, output.detach())
+        stream.observe(self._stack.step, self._stack.x, output.detach(), self._stack.next_full_step)
         return output
 
 

@@ -58,13 +58,12 @@ class AdaptiveLatentPrediction:
     cooldown: int = 0
     """Steps computed at the end."""
     speedup: float | None = None
-    """Compute ``round(steps / speedup)`` steps, in the place of interval, warm-up and cool-down: spread evenly from the
-    first to two before the last, after which too little noise is left for the velocity to matter."""
+    """Compute ``round(steps / speedup)`` steps, evenly spread, in the place of interval, warm-up and cool-down."""
     full_steps: tuple[int, ...] | None = None
     """The computed steps one by one, from 0, in the place of all of these."""
     tolerance: float | None = None
-    """Choose each gap so that the relative error of the prediction, measured at every computed step, stays below this;
-    ``interval`` is then the first gap."""
+    """``guided`` only: choose each gap so that the relative error of prediction, measured at every computed step, stays
+    below this; ``interval`` is then the first gap after the warm-up."""
     max_interval: int = 10
     """The widest gap under ``tolerance``."""
     corrected: bool = False
@@ -139,8 +138,8 @@ class AdaptiveLatentPrediction:
     def _check_tolerance(self, tolerance: float) -> None:
         if not tolerance > 0:
             raise UserError(f"predictor tolerance is {tolerance}; it must be above 0")
-        if self.target == "modules":
-            raise UserError("predictor tolerance needs one quantity to measure; choose a target other than modules")
+        if self.target != "guided":
+            raise UserError(f"predictor tolerance needs target guided; found {self.target}")
         if self.max_interval < self.interval:
             raise UserError(f"predictor max_interval {self.max_interval} is below interval {self.interval}; raise it")
 
@@ -241,11 +240,12 @@ class PredictionState:
 
 
 class _GuidedVelocity:
-    """A window's guided velocity: its stream, the latent's rate of change, and the corrector."""
+    """A window's guided velocity: its stream, when it is computed, the latent's rate of change, the corrector."""
 
     def __init__(self, config: AdaptiveLatentPrediction, sigmas: list[float]):
-        self.stream = Stream(config, len(sigmas) - 1)
+        self.stream = Stream(config)
         self._config = config
+        self._sigmas = sigmas
         self._x = [config.coordinate_at(step, sigma) for step, sigma in enumerate(sigmas)]
         self._dsigma = [end - begin for begin, end in itertools.pairwise(sigmas)]
         self._corrector = Corrector(self._x, self._dsigma) if config.corrected else None
@@ -254,7 +254,7 @@ class _GuidedVelocity:
         """Takes in a computed velocity and returns the one to step along."""
         known = self.stream.history
         nodes, values = known.nodes, known.values
-        self.stream.observe(step, self._x[step], velocity)
+        self.stream.observe(step, self._x[step], velocity, self._choose_next(step, velocity))
         self._note_rate(step, velocity)
         if self._corrector is None:
             return velocity
@@ -286,6 +286,17 @@ class _GuidedVelocity:
         self.stream.load(tensors, plain)
         if self._corrector is not None:
             self._corrector.load(tensors, plain)
+
+    def _choose_next(self, step: int, velocity: Tensor) -> int:
+        """The next step to compute: by the configuration, or by the error that the last prediction would have made."""
+        config, steps, known = self._config, len(self._dsigma), len(self.stream.history)
+        if config.tolerance is None or known == 0 or step + 1 < config.warmup:
+            return config.next_full_step(step, steps)
+        error = relative_error(self.stream.predict(self._x[step]), velocity)
+        gap = self._sigmas[self.stream.full_step] - self._sigmas[step]
+        reach = self._sigmas[step] - next_gap(gap, error, config.tolerance, known)
+        furthest = max(step + 1, min(step + config.max_interval, steps - config.cooldown))
+        return next((full for full in range(furthest, step, -1) if self._sigmas[full] >= reach), step + 1)
 
     def _note_rate(self, step: int, velocity: Tensor) -> None:
         """The latent's rate of change, ``|v| |dsigma / dx|``."""
@@ -319,12 +330,29 @@ def preset(speed: str) -> AdaptiveLatentPrediction | None:
 
 
 def evenly_spread(calls: int, steps: int) -> tuple[int, ...]:
-    """``calls`` computed steps out of ``steps``: from the first to two before the last, if that leaves room for all.
+    """``calls`` computed steps out of ``steps``, a gap apart from the first, with a third of a gap after the last.
 
-    The last computed step matters most: with the usual schedules a third of the way to the clean latents is left there.
+    The last one matters most: with the usual schedules much of the way to the clean latents is left near the end.
     """
-    last = max(calls - 1, steps - 3)
-    return tuple(sorted({round(index * last / max(1, calls - 1)) for index in range(calls)}))
+    gap = (steps - 1) / (calls - 2 / 3)
+    return tuple(round(index * gap) for index in range(calls))
+
+
+def relative_error(predicted: Tensor, computed: Tensor) -> float:
+    """``|predicted - computed| / |computed|``: Euclidean norms over all elements."""
+    computed = computed.float()
+    return float((predicted.float() - computed).norm() / computed.norm().clamp_min(1e-12))
+
+
+def next_gap(gap: float, error: float, tolerance: float, points: int) -> float:
+    """The step-size rule of adaptive ODE solvers: the gap whose expected error is the tolerance, with some margin.
+
+    Extrapolating from p points over a gap, the error of the velocity grows as ``gap^p``, so the gap scales with
+    ``(tolerance / error)^(1/p)``; within a quarter and four times the gap before. Gaps are in sigma because the latents
+    move by velocity times sigma: the errors of all gaps, weighed so, add up to the error of the result.
+    """
+    factor = 0.9 * (tolerance / max(error, 1e-12)) ** (1.0 / points)
+    return gap * min(4.0, max(0.25, factor))
 
 
 def parse_predictor(text: str) -> AdaptiveLatentPrediction | None:
