@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -60,15 +59,27 @@ class Face222:
         """x0, y0, x1, y1 of the landmarks; pixels  [4]"""
         return np.concatenate([self.landmarks.min(axis=0), self.landmarks.max(axis=0)])
 
+    @property
+    def center(self) -> np.ndarray:
+        """Middle of the box; pixels  [2]"""
+        return (self.box[:2] + self.box[2:]) / 2
+
+    @property
+    def size(self) -> float:
+        """Longer side of the box, never quite zero; pixels."""
+        return max(float((self.box[2:] - self.box[:2]).max()), 1e-3)
+
 
 class OnnxModel:
     """An ONNX network with one input as a function from an array to arrays."""
 
-    def __init__(self, path: str | Path, threads: int = 0) -> None:
-        """Open ``path``, to run on the CPU with ``threads`` threads (0: as many as there are cores).
+    def __init__(self, path: str | Path, outputs: int, threads: int = 0) -> None:
+        """Open ``path``, which must give ``outputs`` arrays, to run on the CPU.
+
+        ``threads`` of 0 means as many as there are cores.
 
         Raises:
-            UserError: onnxruntime isn't installed, or the file is missing or isn't an ONNX model.
+            UserError: onnxruntime isn't installed, or the file is missing, broken or another model.
         """
         try:
             import onnxruntime
@@ -88,22 +99,22 @@ class OnnxModel:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except (failures.InvalidProtobuf, failures.InvalidGraph, failures.Fail) as error:
             raise UserError(f"{path} isn't a working ONNX model; fetch it again: flashportrait download 14b") from error
-        self._path = path
+        found = len(self._session.get_outputs())
+        if found != outputs:
+            raise UserError(f"{path} is another model: it has {found} outputs, not {outputs}; give the released file")
         self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, array: np.ndarray, outputs: int) -> list[np.ndarray]:
-        """The outputs for one float32 input. Raises ``UserError`` where the file has another number of them."""
-        results: list[Any] = self._session.run(None, {self._input: array})
-        if len(results) != outputs:
-            raise UserError(f"{self._path} has {len(results)} outputs, not {outputs}: it is another model")
-        return results
+    def __call__(self, array: np.ndarray) -> list[np.ndarray]:
+        """The outputs for one float32 input."""
+        return self._session.run(None, {self._input: array})
 
 
 class FaceDetector222:
     """The released face detector (``face_det.onnx``, a NanoDet): boxes of the faces in a picture."""
 
-    def __init__(self, model: OnnxModel) -> None:
-        self._model = model
+    def __init__(self, path: str | Path) -> None:
+        """Raises ``UserError`` when the file or onnxruntime is missing, or it is another model."""
+        self._model = OnnxModel(path, outputs=2 * len(DETECTOR_STRIDES))
 
     def detect(self, image: np.ndarray) -> list[np.ndarray]:
         """Boxes x0, y0, x1, y1 in pixels, best score first.  each [4]"""
@@ -117,8 +128,8 @@ class FaceDetector222:
         )
         inputs = warp_affine(image, matrix, DETECTOR_WIDTH, DETECTOR_HEIGHT, "bilinear")[..., ::-1]
         inputs = ((inputs - DETECTOR_MEAN) / DETECTOR_STD).transpose(2, 0, 1)[None]
+        outputs = self._model(np.ascontiguousarray(inputs, dtype=np.float32))
         levels = len(DETECTOR_STRIDES)
-        outputs = self._model(np.ascontiguousarray(inputs, dtype=np.float32), 2 * levels)
         boxes, scores = _decode_boxes(outputs[:levels], outputs[levels:])
         corners = transform_points(boxes.reshape(-1, 2), invert_affine(matrix))
         boxes = np.clip(corners, 0, (width, height)).reshape(-1, 4)
@@ -154,33 +165,31 @@ def _suppress(boxes: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
 class FaceLandmarker222:
     """The released landmark network (``face_landmark.onnx``): 222 landmarks of a face whose place is roughly known."""
 
-    def __init__(self, model: OnnxModel) -> None:
-        self._model = model
+    def __init__(self, path: str | Path) -> None:
+        """Raises ``UserError`` when the file or onnxruntime is missing, or it is another model."""
+        self._model = OnnxModel(path, outputs=3)
 
     def find(self, image: np.ndarray, near: np.ndarray) -> Face222 | None:
-        """The face near a box [4] or near earlier landmarks [222 2], or None if there is none.
-
-        Not thread safe with one session per picture size; keeps nothing between calls.
-        """
+        """The face near a box [4] or near earlier landmarks [222 2], or None if there is none."""
         if near.shape == (4,):
             matrix = _crop_matrix(near.reshape(2, 2), angle=0.0)
         else:
-            matrix = _crop_matrix(near, _eye_angle(near))
+            matrix = _crop_matrix(near, eye_angle(near))
         for _ in range(ITERATIONS):
             crop = warp_affine(image, matrix, CROP_SIDE, CROP_SIDE, "bilinear")[..., ::-1].transpose(2, 0, 1)[None]
-            points, turn, score = self._model(np.ascontiguousarray(crop, dtype=np.float32) / 255, 3)
+            points, turn, score = self._model(np.ascontiguousarray(crop, dtype=np.float32) / 255)
             points = points.reshape(2, LANDMARKS).T.astype(np.float64) * CROP_SIDE
             landmarks = transform_points(points, invert_affine(matrix))
             # Each next crop is turned by the angle seen in this one, even where this one was turned already: the
             # released code does so, and the weights were trained behind it.
-            matrix = _crop_matrix(landmarks, _eye_angle(points))
+            matrix = _crop_matrix(landmarks, eye_angle(points))
         if float(score.ravel()[0]) < MIN_SCORE:
             return None
         pitch, yaw = turn.ravel()[:2].tolist()
         return Face222(landmarks.astype(np.float32), float(score.ravel()[0]), pitch, yaw)
 
 
-def _eye_angle(landmarks: np.ndarray) -> float:
+def eye_angle(landmarks: np.ndarray) -> float:
     """Angle of the line between the outer eye corners; radians, clockwise in the picture."""
     x, y = landmarks[RIGHT_CORNER] - landmarks[LEFT_CORNER]
     return float(np.arctan2(y, x))
