@@ -47,6 +47,8 @@ class Conditions:
     def padded_to(self, plan: WindowPlan) -> Conditions:
         """The same with the last motion row repeated until it fills the plan's latent frames.
 
+        Prompts are brought to one length: zeros after one change nothing, the network pads it with them anyway.
+
         Raises:
             UserError: if the motion or the reference doesn't belong to a clip of that length.
         """
@@ -63,7 +65,13 @@ class Conditions:
             )
         missing = pixel_frame_count(plan.latent_frames) - frames
         motion = torch.cat([self.motion, self.motion[:, -1:].expand(-1, missing, -1)], dim=1)
-        return Conditions(**{**vars(self), "motion": motion})
+        prompt_length = max(self.prompt_embeds.shape[1], self.negative_prompt_embeds.shape[1])
+        prompts = {
+            name: F.pad(prompt, (0, 0, 0, prompt_length - prompt.shape[1]))
+            for name, prompt in vars(self).items()
+            if name.endswith("prompt_embeds")
+        }
+        return Conditions(**{**vars(self), **prompts, "motion": motion})
 
 
 class GuidedVelocity:
