@@ -21,7 +21,7 @@ OVERLAP = 0.3
 SEARCH_SIDE = 2048
 """Longest side of the picture that is searched, in pixels; larger pictures are reduced first."""
 FINEST_TILE = 100
-"""Least side of a search tile in pixels: a face of 20 px fills a tenth of a tile of twice that, as the detector needs."""
+"""Least side of a search tile in pixels: a face of 20 px fills a tenth of twice that, which the detector can see."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from flashportrait.face.signature import FaceSignature
 
 logger = logging.getLogger(__name__)
 
-SAME_PERSON = 2.8
-"""Signature distance up to which a face found anywhere is the one that was lost."""
-SAME_PLACE_PERSON = 5.0
-"""Signature distance up to which a face that hasn't jumped is the same: light may change from frame to frame."""
+SAME_PERSON = 2.3
+"""Signature distance from the track's running mean up to which a face is the followed one."""
+SAME_MOMENT = 1.6
+"""Signature distance, in any light, up to which a face is the one seen in its place a frame before."""
 JUMP = 0.5
 """Shift, in face sizes, or change of log scale between frames that a head doesn't make."""
 SIGNATURE_SHARE = 0.05
@@ -37,9 +37,19 @@ class _Track:
     """What is known of the followed face."""
 
     last: FaceObservation
-    signature: FaceSignature
+    newest: FaceSignature
+    """Signature of ``last``."""
+    mean: FaceSignature
+    """Running mean of the signatures."""
     others: list[FaceSignature]
     """Faces beside it when it was chosen: never to be taken for it."""
+
+    def shows(self, face: FaceObservation, signature: FaceSignature) -> bool:
+        """Whether an observation is of the followed face: much as it was a moment ago, or as it is on the whole."""
+        if _jump(self.last, face) < JUMP and self.newest.distance_in_any_light(signature) < SAME_MOMENT:
+            return True
+        others = [other.distance(signature) for other in self.others]
+        return self.mean.distance(signature) < min([SAME_PERSON, *others])
 
 
 class FaceTracker:
@@ -81,7 +91,8 @@ class FaceTracker:
         if chosen is None:
             return None
         others = [FaceSignature.of(frame, face) for face in faces if face is not chosen]
-        return _Track(chosen, FaceSignature.of(frame, chosen), others)
+        signature = FaceSignature.of(frame, chosen)
+        return _Track(chosen, signature, signature, others)
 
     def _follow(self, frame: np.ndarray, track: _Track) -> FaceObservation | None:
         """The face where it was last seen."""
@@ -94,22 +105,13 @@ class FaceTracker:
 
     def _accept(self, frame: np.ndarray, track: _Track, faces: list[FaceObservation]) -> FaceObservation | None:
         """The followed face among ``faces``, if it is there; updates the track."""
-        best: tuple[float, FaceObservation, FaceSignature] | None = None
-        for face in faces:
-            signature = FaceSignature.of(frame, face)
-            unlikeness = track.signature.distance(signature)
-            jumped = _jump(track.last, face) > JUMP
-            if unlikeness > (SAME_PERSON if jumped else SAME_PLACE_PERSON):
-                continue
-            if jumped and any(other.distance(signature) < unlikeness for other in track.others):
-                continue
-            if best is None or unlikeness < best[0]:
-                best = unlikeness, face, signature
-        if best is None:
+        signed = [(face, FaceSignature.of(frame, face)) for face in faces]
+        likely = [(face, signature) for face, signature in signed if track.shows(face, signature)]
+        if not likely:
             return None
-        track.last = best[1]
-        track.signature = track.signature.moved_towards(best[2], SIGNATURE_SHARE)
-        return best[1]
+        track.last, track.newest = min(likely, key=lambda candidate: track.mean.distance(candidate[1]))
+        track.mean = track.mean.moved_towards(track.newest, SIGNATURE_SHARE)
+        return track.last
 
 
 def extract_motion(
