@@ -67,6 +67,13 @@ class KeyTable:
         ours = [(_pattern(name), rule, part) for rule in self.rules for part, name in enumerate(rule.ours)]
         self._compiled.update(official=official, ours=ours)
 
+    @classmethod
+    def same_names(
+        cls, name: str, keys: Iterable[str], ignored: tuple[str, ...] = (), aliases: tuple[str, ...] = ()
+    ) -> KeyTable:
+        """The table of a file that calls everything as we do."""
+        return cls(name, tuple(Rule(key, (key,)) for key in keys if key not in aliases), ignored, aliases)
+
     def _find(self, side: str, key: str) -> tuple[Rule, int, dict[str, str]] | None:
         for pattern, rule, part in self._compiled[side]:
             if match := pattern.fullmatch(key):

@@ -1,0 +1,174 @@
+"""The 14B's parts from a folder of downloaded files, within the memory of a modest machine.
+
+Two layouts are understood: what ``flashportrait download 14b`` makes, and the released code's ``checkpoints`` folder
+with Wan2.1 in its original form.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashportrait.errors import UserError
+from flashportrait.weights.checkpoint import load_strictly
+from flashportrait.weights.convert import KeyTable
+from flashportrait.weights.hub import WEIGHTS, Weight, locate_weight
+from flashportrait.weights.lora import load_lora
+from flashportrait.weights.official import load_image_encoder, load_text_encoder, load_transformer, load_vae
+
+WAN_FOLDERS = (WEIGHTS["wan_14b"].file, "Wan2.1-I2V-14B-720P")
+"""Names of the folder with text encoder, image encoder and VAE: diffusers' layout, and the original one."""
+
+ORIGINAL_TEXT_ENCODER = "models_t5_umt5-xxl-enc-bf16.pth"
+ORIGINAL_IMAGE_ENCODER = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+ORIGINAL_VAE = "Wan2.1_VAE.pth"
+ORIGINAL_TOKENIZER = "google/umt5-xxl"
+
+SHIFT = 5.0
+"""Of the noise schedule that the 14B samples with."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where the 14B's files are."""
+
+    folder: Path | None
+    """Given by the user; None looks where weights are kept."""
+
+    def find(self, name: str) -> Path:
+        """Path of one released file, by its name in ``hub.WEIGHTS``. Raises UserError if it isn't there."""
+        weight = WEIGHTS[name]
+        if self.folder is None:
+            path = locate_weight(name)
+        else:
+            places = (self.folder / weight.file, self.folder / "FlashPortrait" / weight.file)
+            path = next((place for place in places if place.exists()), None)
+        return path or self._refuse(weight)
+
+    def wan(self) -> Path:
+        """Folder of Wan2.1's text encoder, image encoder and VAE. Raises UserError if it isn't there."""
+        if self.folder is None:
+            return locate_weight("wan_14b") or self._refuse(WEIGHTS["wan_14b"])
+        places = (self.folder / name for name in WAN_FOLDERS)
+        return next((place for place in places if place.is_dir()), None) or self._refuse(WEIGHTS["wan_14b"])
+
+    def _refuse(self, weight: Weight) -> Path:
+        where = f"in {self.folder}" if self.folder else "on this machine"
+        raise UserError(
+            f"{weight.file} ({weight.role}) isn't {where}: run `flashportrait download 14b`"
+            + (f" --to {self.folder}" if self.folder else f", or set {weight.variable} to its path")
+        )
+
+
+def load_components(
+    folder: str | Path | None = None,
+    *,
+    torch_dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str | None = None,
+    fast: bool = False,
+) -> dict[str, Any]:
+    """Every part that the pipeline takes, by the name it takes it by.
+
+    Nothing large is read before it is used: weights are views of the mapped files unless ``device`` asks for them.
+
+    Args:
+        folder: with the files; None looks where ``flashportrait download 14b`` puts them.
+        torch_dtype: of the weights.
+        device: where transformer and encoders go, tensor by tensor; None leaves them in the mapped files.
+        fast: merge the 4-step LoRA and take the tiny VAE (sample with ``lora.distilled_sigmas()``).
+
+    Raises:
+        UserError: a file is missing or isn't the released one; it is named.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from flashportrait.models.portrait_encoder import PortraitEncoder
+
+    files = ModelFiles(Path(folder).expanduser() if folder is not None else None)
+    wan = files.wan()
+    placing = {"torch_dtype": torch_dtype, "device": device}
+    transformer = load_transformer(files.find("transformer_14b"), **placing)
+    if fast:
+        load_lora(files.find("fast_lora_14b"), transformer).merge(transformer)
+    return {
+        "transformer": transformer,
+        "portrait_encoder": PortraitEncoder.from_official(files.find("portrait_encoder_14b")).to(device, torch_dtype),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=SHIFT),
+        "vae": _load_tiny_vae(files, **placing) if fast else load_wan_vae(wan, **placing),
+        "image_encoder": load_wan_image_encoder(wan, **placing),
+        "text_encoder": load_wan_text_encoder(wan, **placing),
+        "tokenizer": load_wan_tokenizer(wan),
+    }
+
+
+def _load_tiny_vae(files: ModelFiles, torch_dtype: torch.dtype, device: torch.device | str | None) -> Any:
+    from flashportrait.models.tiny_vae import TinyVideoAutoencoder
+
+    return TinyVideoAutoencoder.from_official(files.find("fast_vae_14b")).to(device, torch_dtype)
+
+
+def load_wan_text_encoder(
+    wan: Path, torch_dtype: torch.dtype | None = None, device: torch.device | str | None = None, **config: Any
+) -> Any:
+    """UMT5 from either layout of Wan2.1; ``config`` only where the original file isn't the XXL one."""
+    folder = wan / "text_encoder"
+    if not folder.is_dir():
+        return load_text_encoder(
+            _original(wan, ORIGINAL_TEXT_ENCODER), torch_dtype=torch_dtype, device=device, **config
+        )
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    with torch.device("meta"):
+        model = UMT5EncoderModel(UMT5Config(**json.loads((folder / "config.json").read_text()))).eval()
+    # The embeddings are tied: a file may hold them once or twice.
+    tied = ("encoder.embed_tokens.weight",)
+    table = KeyTable.same_names("text encoder", model.state_dict(), ignored=tied, aliases=tied)
+    load_strictly(model, folder, table, dtype=torch_dtype, device=device)
+    model.encoder.embed_tokens.weight = model.shared.weight
+    return model
+
+
+def load_wan_image_encoder(
+    wan: Path, torch_dtype: torch.dtype | None = None, device: torch.device | str | None = None, **config: Any
+) -> Any:
+    """CLIP's vision tower from either layout of Wan2.1; ``config`` only where the original file isn't ViT-H."""
+    folder = wan / "image_encoder"
+    if not folder.is_dir():
+        path = _original(wan, ORIGINAL_IMAGE_ENCODER)
+        return load_image_encoder(path, torch_dtype=torch_dtype, device=device, **config)
+    from transformers import CLIPVisionModel
+
+    return CLIPVisionModel.from_pretrained(folder).to(device, torch_dtype).eval()
+
+
+def load_wan_vae(
+    wan: Path, torch_dtype: torch.dtype | None = None, device: torch.device | str | None = None, **config: Any
+) -> Any:
+    """The causal VAE from either layout of Wan2.1; ``config`` only where the original file isn't Wan2.1's own."""
+    folder = wan / "vae"
+    if not folder.is_dir():
+        return load_vae(_original(wan, ORIGINAL_VAE), torch_dtype=torch_dtype, device=device, **config)
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan.from_pretrained(folder).to(device, torch_dtype).eval()
+
+
+def load_wan_tokenizer(wan: Path) -> Any:
+    """UMT5's tokenizer from either layout of Wan2.1."""
+    from transformers import AutoTokenizer
+
+    folder = wan / "tokenizer"
+    return AutoTokenizer.from_pretrained(folder if folder.is_dir() else _original(wan, ORIGINAL_TOKENIZER))
+
+
+def _original(wan: Path, name: str) -> Path:
+    path = wan / name
+    if not path.exists():
+        raise UserError(
+            f"{wan} holds neither diffusers' layout of Wan2.1 nor {name}; fetch it: flashportrait download 14b"
+        )
+    return path
