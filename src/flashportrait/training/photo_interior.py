@@ -124,7 +124,7 @@ def _paint_eye(
     opening = points_in_polygon(pixels, contour)
     distance = (pixels - centre).norm(dim=-1)
     white = (opening & (distance > radius * 1.1)).float()
-    plain = layer.new_tensor(SCLERA_COLOUR) * light * 0.9
+    plain = layer.new_tensor(SCLERA_COLOUR) * light
     seen = (picture * white).sum((1, 2)) + plain * MIN_SCLERA_PIXELS
     sclera = (seen / (white.sum() + MIN_SCLERA_PIXELS))[:, None, None]
     # An iris is much the same above and below: what the lids hide is taken from the other side of its centre.

@@ -19,6 +19,7 @@ from flashportrait.training.face_mesh import (
     INNER_LIPS_UPPER,
     IRISES,
     LANDMARKS,
+    LID_CREASES,
     LOWER_LIDS,
     MESH_LANDMARKS,
     OUTER_LIPS,
@@ -26,6 +27,7 @@ from flashportrait.training.face_mesh import (
     FaceMesh,
     fit_similarity,
     load_face_mesh,
+    smoothstep,
 )
 from flashportrait.training.photo_interior import paint_interior
 from flashportrait.training.rasterizer import barycentric_maps, rasterize
@@ -35,8 +37,16 @@ ANGLE_LIMITS = (math.radians(25), math.radians(18), math.radians(20))
 SHIFT_LIMIT = 0.2
 """Largest move of the head, in units of the face's height."""
 LOG_SCALE_LIMIT = 0.2
+DEPTH_GAIN = 1.3
+"""Correction of the landmarks' depths, calibrated so that a head turned by an angle is read as turned by it."""
 RINGS = (0.05, 0.12, 0.22, 0.35, 0.5, 0.7, 1.0)
 """Rings around the face, as fractions of the way from its outline to beyond the picture's border."""
+RING_DEPTH_CM = 2.0
+"""How far behind the face's outline the rings lie: little enough for hair to turn with the face without folding."""
+MAX_OPENNESS = 1.6
+"""Widest opening of the lids, over the photo's own."""
+CREASE_SHARE = 0.35
+"""How far the skin above an upper lid follows it down, so that a closed lid is made of more than its darkest edge."""
 GAZE_LIMIT = (0.3, 0.16)
 """Largest shift of an iris across and along the picture, in units of the eye's width."""
 
@@ -114,10 +124,12 @@ class PhotoRig:
         self.mesh, self.own_row, self.side = mesh, own_row, image.shape[-1]
         landmarks = landmarks.float()
         self.scale, self.rotation, self.centre = _fit_head(landmarks, mesh)
-        self.head = (landmarks - self.centre) @ self.rotation / self.scale
+        self.lift = landmarks.new_tensor([1.0, 1.0, DEPTH_GAIN])
+        self.head = ((landmarks - self.centre) * self.lift) @ self.rotation / self.scale
         interior = paint_interior(image, landmarks, float(self.scale))
-        self.atlas = torch.cat((image, interior), 1)
-        """[3 2h h] the photo and, below it, its interior layer."""
+        self.margin = image.shape[-1] // 4
+        self.atlas = F.pad(torch.stack((image, interior)), [self.margin] * 4, "reflect").transpose(0, 1).flatten(1, 2)
+        """[3 3h 1.5h] the photo, its edges continued by mirroring, and below it its interior layer."""
         self.oval = mesh.oval
         self.rings, self.ring_weight, self.ring_carry = self._place_rings(landmarks)
         strips = _ring_triangles(self.oval, len(RINGS), image.device)
@@ -136,12 +148,12 @@ class PhotoRig:
         reach = (box / direction.abs().clamp_min(1e-6)).amin(1, keepdim=True).maximum(1.6 * radius)
         fraction = landmarks.new_tensor(RINGS)[:, None, None]
         position = middle + direction * (radius + (reach - radius) * fraction)
-        back = outline[:, 2].amax()
-        depth = outline[:, 2:] + (back - outline[:, 2:]) * (fraction / 0.3).clamp(max=1.0) + self.scale * fraction
+        back = (outline[:, 2].amax() - outline[:, 2:]).clamp(max=RING_DEPTH_CM * self.scale)
+        depth = outline[:, 2:] + back * (fraction / 0.5).clamp(max=1.0)
         down = (direction @ self.rotation[:2, 1]).clamp_min(0)[:, None]
         start, end = 0.22 * (1 - down), 1.0 - 0.35 * down
-        share = 1 - _smoothstep((fraction - start) / (end - start))
-        carry = 1 - _smoothstep(fraction / 0.35)
+        share = 1 - smoothstep((fraction - start) / (end - start))
+        carry = 1 - smoothstep(fraction / 0.35)
         depth = depth.expand(len(RINGS), -1, -1)
         rings = torch.cat((position, depth), -1).flatten(0, 1)
         return rings, share.flatten(0, 1), carry.expand_as(share).flatten(0, 1)
@@ -156,6 +168,7 @@ class PhotoRig:
         rims = [list(upper) + list(lower)[-2:0:-1] for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True)]
         self.eye_holes = [pad(mesh.triangles_among(eye)) for eye in eyes]
         self.mouth_hole = pad(mesh.triangles_among(INNER_LIPS_UPPER + INNER_LIPS_LOWER))
+        self.opening = self.mouth_hole | self.eye_holes[0] | self.eye_holes[1]
         self.is_face = pad(torch.ones(len(mesh.triangles), dtype=torch.bool, device=mesh.triangles.device))
         self.is_lip = pad(mesh.triangles_inside(OUTER_LIPS)) | self.mouth_hole
         self.is_eye = pad(mesh.triangles_inside(rims[0], 1.5) | mesh.triangles_inside(rims[1], 1.5))
@@ -172,8 +185,8 @@ class PhotoRig:
         corners = torch.cat((corners[..., :2] * (size / self.side), corners[..., 2:]), -1)
         maps = barycentric_maps(corners[..., :2])
         index = rasterize(corners, maps, size)
-        frames = self._shade(index, maps_to_texture.mT @ maps, size)
         covered = index.clamp_min(0)
+        frames = _soften_edges(self._shade(index, maps_to_texture.mT @ maps, size), self.opening[covered])
         masks = [
             (flags[covered] & (index >= 0)).unsqueeze(1).to(frames.dtype)
             for flags in (self.is_face, self.is_lip, self.is_eye)
@@ -182,16 +195,17 @@ class PhotoRig:
 
     def _close_openings(self, head: Tensor, motion: Tensor) -> Tensor:
         """Heads [t 478 3] whose lids open in proportion to the photo's own and whose lips don't cross."""
-        head = head.clone()
-        mean_lids = self.mesh.canonical_face
+        head, canonical = head.clone(), self.mesh.canonical_face[:, 1]
         readings = torch.cat((self.own_row[None, 6:], motion[:, 6:]))
-        expected = torch.einsum("tc,cn->tn", readings, self.mesh.expression_basis[:, :, 1])
-        for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True):
-            up, low = list(upper[1:-1]), list(lower[1:-1])
-            gap = (mean_lids[low, 1] - mean_lids[up, 1] + expected[:, low] - expected[:, up]).mean(1)
-            openness = (gap[1:] / gap[0].clamp_min(0.1)).clamp(0, 3)
+        expected = canonical + torch.einsum("tc,cn->tn", readings, self.mesh.expression_basis[:, :, 1])
+        for upper, lower, crease in zip(UPPER_LIDS, LOWER_LIDS, LID_CREASES, strict=True):
+            up, low, above = list(upper[1:-1]), list(lower[1:-1]), list(crease)
+            gap = (expected[:, low] - expected[:, up]).mean(1)
+            openness = (gap[1:] / gap[0].clamp_min(0.1)).clamp(0, MAX_OPENNESS)
             own_gap = (self.head[low, 1] - self.head[up, 1]).clamp_min(0)
-            head[:, up, 1] = head[:, low, 1] - own_gap * openness[:, None]
+            lid = head[:, low, 1] - own_gap * openness[:, None]
+            head[:, above, 1] += CREASE_SHARE * (lid - self.head[up, 1]).clamp_min(0)
+            head[:, up, 1] = lid
         up, low = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
         crossing = (head[:, up, 1] - head[:, low, 1]).clamp_min(0) / 2
         head[:, up, 1] -= crossing
@@ -208,7 +222,7 @@ class PhotoRig:
         centre = (self.centre + F.pad(change[:, 3:5] * size, (0, 1)))[:, None]
         face = growth * self.scale * head @ rotation.mT + centre
         still = self.scale * self.head @ rotation.mT * growth + centre
-        carried = growth * ((self.rings - self.centre) @ self.rotation) @ rotation.mT + centre
+        carried = growth * ((self.rings - self.centre) * self.lift @ self.rotation) @ rotation.mT + centre
         expression = (face - still)[:, self.oval].repeat(1, len(RINGS), 1)
         rings = self.rings + self.ring_weight * (carried - self.rings) + self.ring_carry * expression
         return torch.cat((face, rings), 1)
@@ -216,7 +230,7 @@ class PhotoRig:
     def _texture_maps(self, inner: Tensor, offsets: Tensor) -> Tensor:
         """Atlas position, in pixels, of each triangle's corners [t f 3 2]; openings look into the interior layer."""
         texture = self.rest[self.triangles, :2].expand(len(inner), -1, -1, -1).clone()
-        below = texture.new_tensor([0.0, float(self.side)])
+        below = texture.new_tensor([0.0, self.side + 2.0 * self.margin])
         texture[:, self.mouth_hole] = inner[:, self.triangles[self.mouth_hole]] + below
         for hole, upper, iris in zip(self.eye_holes, UPPER_LIDS, IRISES, strict=True):
             corners = [upper[0], upper[-1]]
@@ -240,14 +254,8 @@ class PhotoRig:
         atlas_position = (chosen @ position.unsqueeze(-1)).squeeze(-1)
         untouched = position[..., :2] * (self.side / size)
         atlas_position = torch.where(fine.unsqueeze(-1) >= 0, atlas_position, untouched)
-        extent = position.new_tensor([self.side, 2 * self.side])
-        low = torch.where(atlas_position[..., 1:] >= self.side, self.side + 0.5, 0.5)
-        grid = (
-            torch.cat((atlas_position[..., :1], atlas_position[..., 1:].clamp(low, low + self.side - 1)), -1)
-            / extent
-            * 2
-            - 1
-        )
+        height, width = self.atlas.shape[1:]
+        grid = (atlas_position + self.margin) / position.new_tensor([width, height]) * 2 - 1
         flat = grid.reshape(1, frames * size * taps, size * taps, 2)
         colours = F.grid_sample(self.atlas[None], flat, padding_mode="border", align_corners=False)
         colours = colours.view(3, frames, size * taps, size * taps).transpose(0, 1)
@@ -264,6 +272,14 @@ def animate_photo(image: Tensor, landmarks: Tensor, own_row: Tensor, motion: Ten
     return PhotoRig(image, landmarks, own_row).animate(motion, size)
 
 
+def _soften_edges(frames: Tensor, opening: Tensor) -> Tensor:
+    """Frames [t 3 s s] with the rims of the openings [t s s] antialiased: there a pixel is the mean of its neighbours."""
+    inside = opening.unsqueeze(1).to(frames.dtype)
+    share = F.avg_pool2d(inside, 3, 1, 1, count_include_pad=False)
+    rim = 1 - (2 * share - 1).abs()
+    return frames + (F.avg_pool2d(frames, 3, 1, 1, count_include_pad=False) - frames) * rim
+
+
 def _ring_triangles(oval: list[int], rings: int, device: torch.device) -> Tensor:
     """Two triangles for each quad between consecutive loops: the face's outline, then the rings."""
     count = len(oval)
@@ -272,9 +288,3 @@ def _ring_triangles(oval: list[int], rings: int, device: torch.device) -> Tensor
     inner_next, outer_next = inner.roll(-1, 1), outer.roll(-1, 1)
     first, second = torch.stack((inner, outer, outer_next), -1), torch.stack((inner, outer_next, inner_next), -1)
     return torch.cat((first, second)).flatten(0, 1).to(device)
-
-
-def _smoothstep(x: Tensor) -> Tensor:
-    """0 below 0, 1 above 1, smooth between."""
-    x = x.clamp(0, 1)
-    return x * x * (3 - 2 * x)
