@@ -155,12 +155,12 @@ class MotionEncoder(ModelMixin, ConfigMixin):
             UserError: a key is missing, extra or of the wrong shape; the error names it.
         """
         from flashportrait.weights.checkpoint import load_strictly
-        from flashportrait.weights.convert import KeyTable, Rule
+        from flashportrait.weights.convert import KeyTable
 
         with torch.device("meta"):
             model = cls().eval()
-        same_names = tuple(Rule(key, (key,)) for key in model.state_dict())
-        load_strictly(model, source, KeyTable("PD-FGC motion encoder", same_names, ignored=TRAINING_ONLY_PREFIXES))
+        table = KeyTable.same_names("PD-FGC motion encoder", model.state_dict(), ignored=TRAINING_ONLY_PREFIXES)
+        load_strictly(model, source, table)
         return model
 
     def forward(self, faces: Tensor) -> dict[str, Tensor]:

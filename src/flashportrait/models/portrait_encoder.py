@@ -168,13 +168,12 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
             UserError: a key is missing, extra or of the wrong shape; the error names it.
         """
         from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
-        from flashportrait.weights.convert import KeyTable, Rule
+        from flashportrait.weights.convert import KeyTable
 
         config = _infer_config(read_checkpoint(source), resampler_heads, resampler_head_dim)
         with torch.device("meta"):
             model = cls(**config).eval()
-        same_names = tuple(Rule(key, (key,)) for key in model.state_dict())
-        load_strictly(model, source, KeyTable("portrait encoder", same_names))
+        load_strictly(model, source, KeyTable.same_names("portrait encoder", model.state_dict()))
         return model
 
     def forward(self, motion: Tensor) -> Tensor:

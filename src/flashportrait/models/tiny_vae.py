@@ -183,7 +183,7 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             UserError: a key is missing, extra or of the wrong shape; the error names it.
         """
         from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
-        from flashportrait.weights.convert import KeyTable, Rule
+        from flashportrait.weights.convert import KeyTable
 
         state_dict = read_checkpoint(source)
         with torch.device("meta"):
@@ -192,8 +192,7 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             key = f"decoder.{name}.conv.weight"
             if isinstance(layer, TimeGrow) and key in state_dict:
                 state_dict[key] = state_dict[key][-layer.conv.out_channels :]
-        same_names = tuple(Rule(key, (key,)) for key in model.state_dict())
-        load_strictly(model, state_dict, KeyTable("tiny video autoencoder", same_names))
+        load_strictly(model, state_dict, KeyTable.same_names("tiny video autoencoder", model.state_dict()))
         return model
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
