@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from flashportrait.cli.console import Console
 from flashportrait.cli.options import (
     add_clip_options,
@@ -20,10 +18,15 @@ from flashportrait.cli.options import (
     existing_model,
     gain,
     positive,
+    torch_device,
+    torch_dtype,
 )
 from flashportrait.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
     from flashportrait.face.motion import MotionFeatures
     from flashportrait.media.reader import VideoReader
     from flashportrait.pipeline import FlashPortraitPipeline
@@ -38,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("portrait", type=Path, metavar="PORTRAIT", help="a picture: JPEG, PNG, WebP, ...")
     parser.add_argument("driving", type=Path, metavar="DRIVING", help="a video, or a template made by extract")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=".mp4, .mov, .mkv or .webm")
-    parser.add_argument("--model", default="nano", metavar="NAME", help="nano, 14b or a model's folder; default: nano")
+    parser.add_argument("--model", default="nano", metavar="NAME", help="nano or a model's folder; default: nano")
     parser.add_argument("--size", type=positive, metavar="PIXELS", help="longer side; default: the model's own")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video; default: 0")
     parser.add_argument("--no-audio", action="store_true", help="leave the driving video's sound out")
@@ -69,9 +72,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.warn(warning)
 
     started = time.perf_counter()
-    pipeline = _load(args, console)
+    pipeline = _load(args)
     loaded = time.perf_counter()
-    video = pipeline(portrait, driving, **_settings(args, console))
+    video = pipeline(portrait, driving, **_settings(args))
     size = _write(args, output, video, reader, portrait)
     for warning in [*(reader.warnings if reader else []), *video.report.warnings]:
         console.warn(warning)
@@ -141,14 +144,17 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--predictor", metavar="SPEC", help="exactly how, as in alp:interval=5,order=3")
 
 
-def _load(args: argparse.Namespace, console: Console) -> FlashPortraitPipeline:
+def _load(args: argparse.Namespace) -> FlashPortraitPipeline:
+    from diffusers.utils import logging
+
     from flashportrait.pipeline import load_pipeline
 
+    (logging.disable_progress_bar if args.quiet else logging.enable_progress_bar)()
     apply_threads(args.threads)
-    return load_pipeline(args.model, device=args.device, dtype=args.dtype)
+    return load_pipeline(args.model, device=torch_device(args.device), dtype=torch_dtype(args.dtype))
 
 
-def _settings(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """The pipeline call's arguments: those that were given."""
     from flashportrait.inputs import FaceChoice, MotionControls
     from flashportrait.sampling.predictor import parse_predictor
@@ -187,28 +193,31 @@ def _settings(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def _write(
-    args: argparse.Namespace, output: Path, video: PortraitVideo, reader: VideoReader | None, portrait: Any
+    args: argparse.Namespace, output: Path, video: PortraitVideo, reader: VideoReader | None, portrait: Image.Image
 ) -> tuple[int, int]:
     """Write the frames as they come; returns the (width, height) of what was written."""
     from flashportrait.media.writer import VideoWriter
 
     audio = None if reader is None or args.no_audio else reader.audio
     times = None if reader is None else reader.times
-    frames = _compared(video, reader, np.asarray(portrait)) if args.compare else iter(video)
+    frames = _compared(video, reader, portrait) if args.compare else iter(video)
     with VideoWriter(output, video.rate, times=times, audio=audio, model=args.model) as writer:
         for frame in frames:
             writer.write(frame)
         return writer.size
 
 
-def _compared(video: PortraitVideo, reader: VideoReader | None, portrait: np.ndarray) -> Iterator[np.ndarray]:
+def _compared(video: PortraitVideo, reader: VideoReader | None, portrait: Image.Image) -> Iterator[np.ndarray]:
     """Each frame beside the portrait and, where there is one, the driver's."""
+    import numpy as np
+
     from flashportrait.media.montage import side_by_side
 
+    still = np.asarray(portrait)
     drivers = iter(reader) if reader is not None else iter(())
     for frame in video:
         driver = next(drivers, None)
-        row = [portrait, frame] if driver is None else [portrait, driver, frame]
+        row = [still, frame] if driver is None else [still, driver, frame]
         yield side_by_side(row, frame.shape[0])
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from flashportrait.cli.console import Console
 from flashportrait.cli.options import table
 from flashportrait.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -45,6 +47,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _frames(path: Path) -> Iterable[np.ndarray]:
     """The frames of a video, or a picture as the only one."""
+    import numpy as np
     from PIL import Image, UnidentifiedImageError
 
     from flashportrait.media.portrait import load_portrait

@@ -9,7 +9,7 @@ from typing import Any
 
 from flashportrait.errors import UserError
 
-MODELS = ("nano", "14b")
+MODELS = ("nano",)
 """Models known by name."""
 
 Box = tuple[float, float, float, float]
@@ -51,7 +51,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Where and how precisely to compute."""
     group = parser.add_argument_group("device")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best there is")
-    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: what suits the device")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as the model is stored")
     group.add_argument("--threads", type=positive, metavar="N", help="CPU threads; default: all cores")
 
 
@@ -98,6 +98,32 @@ def apply_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def torch_device(name: str | None) -> Any:
+    """The named device; None (choose the best) stays None.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name is None:
+        return None
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the device '{name}' can't be used ({reason}): see `flashportrait doctor`") from error
+    return device
+
+
+def torch_dtype(name: str | None) -> Any:
+    """The named type; None (what the weights are stored as) stays None."""
+    import torch
+
+    return None if name is None else getattr(torch, name)
 
 
 def table(rows: Sequence[Sequence[Any]], headings: Sequence[str]) -> str:

@@ -61,7 +61,8 @@ _FRAGMENTED = {
     "movflags": "frag_keyframe+empty_moov+default_base_moof+delay_moov+hybrid_fragmented",
     "flush_packets": "1",
 }
-_X264 = {"crf": "17", "preset": "medium"}
+# A short lookahead, so that the first frames reach the disk soon.
+_X264 = {"crf": "17", "preset": "medium", "rc-lookahead": "10"}
 _MP4_AUDIO = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"})
 _PCM = frozenset({"pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_f32le"})
 

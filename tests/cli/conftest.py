@@ -1,0 +1,105 @@
+"""A pipeline of real classes at toy size, saved as a user would have it, and motion without faces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved pipeline with random weights that makes 32 px videos in two steps."""
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from flashportrait.models.image_encoder import PortraitImageEncoder
+    from flashportrait.models.portrait_encoder import PortraitEncoder
+    from flashportrait.models.tiny_vae import TinyVideoAutoencoder
+    from flashportrait.models.transformer import FlashPortraitTransformer3DModel
+    from flashportrait.pipeline import FlashPortraitPipeline
+
+    torch.manual_seed(0)
+    head_pose, eyes, emotion, mouth = BLENDSHAPES.groups.values()
+    pipeline = FlashPortraitPipeline(
+        transformer=FlashPortraitTransformer3DModel(
+            num_attention_heads=1,
+            attention_head_dim=24,
+            text_dim=8,
+            text_len=1,
+            freq_dim=16,
+            ffn_dim=32,
+            num_layers=1,
+            image_dim=16,
+            added_kv_proj_dim=24,
+            expression_dim=16,
+        ),
+        portrait_encoder=PortraitEncoder(
+            head_pose_dim=head_pose,
+            eyes_dim=eyes,
+            emotion_dim=emotion,
+            mouth_dim=mouth,
+            token_dim=16,
+            resampler_dim=16,
+            resampler_depth=1,
+            resampler_heads=1,
+            resampler_head_dim=16,
+            mouth_queries=1,
+            emotion_queries=1,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=TinyVideoAutoencoder(encoder_channels=8, decoder_channels=(8, 8, 8)),
+        image_encoder=PortraitImageEncoder(width=16, channels=(8, 8, 8)),
+        defaults={"num_inference_steps": 2, "window": 5, "overlap": 2, "emotion_scale": 1.0},
+        framing={"mode": "whole", "resolution": 32},
+    )
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def portrait(tmp_path: Path) -> Path:
+    """A picture of nobody."""
+    path = tmp_path / "portrait.png"
+    Image.effect_noise((64, 64), 80).convert("RGB").save(path)
+    return path
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    """Eleven rows of motion at 30000/1001."""
+    path = tmp_path / "motion.safetensors"
+    rows = np.random.default_rng(0).uniform(0, 0.5, (11, BLENDSHAPES.width)).astype(np.float32)
+    MotionFeatures(rows, Fraction(30000, 1001)).save(path)
+    return path
+
+
+@pytest.fixture
+def no_faces_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read motion from any clip: every frame is decoded, and its mean brightness becomes its row."""
+    from flashportrait import inputs
+
+    def extract(
+        frames: Iterable[np.ndarray], rate: Fraction, tracker: Any, progress: Callable[[int], object] | None = None
+    ) -> MotionFeatures:
+        rows = [np.full(BLENDSHAPES.width, frame.mean() / 255) for frame in frames]
+        return MotionFeatures(np.array(rows), rate, missing=(1,))
+
+    monkeypatch.setattr(inputs, "FaceLandmarker", lambda *args: None)
+    monkeypatch.setattr(inputs, "FaceTracker", lambda *args: None)
+    monkeypatch.setattr(inputs, "extract_motion", extract)
+
+
+def last_json(output: str) -> dict[str, Any]:
+    """The one JSON object on stdout."""
+    (line,) = output.strip().splitlines()
+    return json.loads(line)
