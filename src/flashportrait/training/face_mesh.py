@@ -71,7 +71,7 @@ class FaceMesh:
     triangles: Tensor
     """[898 3] landmark indices."""
     canonical_face: Tensor
-    """[478 3] landmarks of MediaPipe's canonical face in the head frame, centimetres; the irises are the mean face's."""
+    """[478 3] landmarks of MediaPipe's canonical face in the head frame, centimetres; irises: the mean face's."""
     expression_basis: Tensor
     """[51 478 3] centimetres per unit of each coefficient, in row order."""
     pose_weights: Tensor
@@ -171,8 +171,8 @@ def fit_expression_basis(
     """Mean face and expression basis from many faces and what the landmarker read on them.
 
     landmarks: [n 478 3] in pixels of any scale; coefficients: [n 51] in row order; ridge: the standard deviation below
-    which a coefficient is too rare to be trusted. Faces are aligned rigidly, and every face is used mirrored as well, so
-    the result is symmetric. Returns (mean_face [478 3], expression_basis [51 478 3]).
+    which a coefficient is too rare to be trusted. Faces are aligned rigidly, and every face is used mirrored as well,
+    so the result is symmetric. Returns (mean_face [478 3], expression_basis [51 478 3]).
     """
     scale, rotation, translation = fit_similarity(
         landmarks[:, :MESH_LANDMARKS], mesh.canonical_face[:MESH_LANDMARKS], mesh.pose_weights

@@ -7,6 +7,7 @@ and neck along and come to rest at the border of the picture. Mouth and eye open
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -34,6 +35,8 @@ from flashportrait.training.rasterizer import barycentric_maps, rasterize
 
 ANGLE_LIMITS = (math.radians(25), math.radians(18), math.radians(20))
 """Largest change of yaw, pitch and roll from the photo's own; beyond, the mesh shows sides that the photo lacks."""
+HIDDEN_SIDE_CAUTION = 0.6
+"""A photo turned by an angle may turn back past its front by this much of it less: that side of it is foreshortened."""
 SHIFT_LIMIT = 0.2
 """Largest move of the head, in units of the face's height."""
 LOG_SCALE_LIMIT = 0.2
@@ -105,7 +108,10 @@ def limit_motion(own_row: Tensor, motion: Tensor) -> Tensor:
     """
     limits = motion.new_tensor([*ANGLE_LIMITS, SHIFT_LIMIT, SHIFT_LIMIT, LOG_SCALE_LIMIT])
     head, own_head = motion[:, :6], own_row[:6]
-    head = torch.maximum(torch.minimum(head, own_head + limits), own_head - limits)
+    hidden = HIDDEN_SIDE_CAUTION * F.pad(own_head[:1], (0, 5))
+    highest = own_head + limits + hidden.clamp(max=0)
+    lowest = own_head - limits + hidden.clamp(min=0)
+    head = torch.maximum(torch.minimum(head, highest), lowest)
     movable = load_face_mesh().to(motion.device).expression_basis.abs().amax((1, 2)) > 0.02
     return torch.cat((head, torch.where(movable, motion[:, 6:].clamp(0, 1), own_row[6:])), 1)
 
@@ -243,23 +249,24 @@ class PhotoRig:
         return texture
 
     def _shade(self, index: Tensor, affine: Tensor, size: int) -> Tensor:
-        """Colours [t 3 s s] of the triangles ``index`` [t s s], whose pixels map to the atlas by ``affine`` [t f 2 3]."""
-        frames, device = len(index), index.device
+        """Colours [t 3 s s] of the triangles ``index`` [t s s], which map to the atlas by ``affine`` [t f 2 3]."""
+        frames, count = affine.shape[:2]
+        start = torch.arange(frames, device=index.device)[:, None, None] * count
+        plane = affine.reshape(frames * count, 6)[index.clamp_min(0) + start].unbind(-1)
+        middle = torch.arange(size, device=index.device) + 0.5
+        x, y = middle[None, None, :], middle[None, :, None]
         taps = max(1, round(self.side / size))
-        steps = (torch.arange(size * taps, device=device) + 0.5) / taps
-        fine = index.repeat_interleave(taps, 1).repeat_interleave(taps, 2) if taps > 1 else index
-        chosen = affine[torch.arange(frames, device=device)[:, None, None], fine.clamp_min(0)]
-        x, y = torch.meshgrid(steps, steps, indexing="xy")
-        position = torch.stack((x, y, torch.ones_like(x)), -1)
-        atlas_position = (chosen @ position.unsqueeze(-1)).squeeze(-1)
-        untouched = position[..., :2] * (self.side / size)
-        atlas_position = torch.where(fine.unsqueeze(-1) >= 0, atlas_position, untouched)
-        height, width = self.atlas.shape[1:]
-        grid = (atlas_position + self.margin) / position.new_tensor([width, height]) * 2 - 1
-        flat = grid.reshape(1, frames * size * taps, size * taps, 2)
-        colours = F.grid_sample(self.atlas[None], flat, padding_mode="border", align_corners=False)
-        colours = colours.view(3, frames, size * taps, size * taps).transpose(0, 1)
-        return F.avg_pool2d(colours, taps) if taps > 1 else colours
+        steps = [(step + 0.5) / taps - 0.5 for step in range(taps)]
+        bare, pixel = index < 0, self.side / size
+        texture_size = plane[0].new_tensor([self.atlas.shape[2], self.atlas.shape[1]])
+        grids = []
+        for dx, dy in itertools.product(steps, steps):
+            across = torch.where(bare, pixel * (x + dx), plane[0] * (x + dx) + plane[1] * (y + dy) + plane[2])
+            along = torch.where(bare, pixel * (y + dy), plane[3] * (x + dx) + plane[4] * (y + dy) + plane[5])
+            grids.append(torch.stack((across, along), -1))
+        grid = (torch.stack(grids) + self.margin) * (2 / texture_size) - 1
+        colours = F.grid_sample(self.atlas[None], grid.view(1, -1, size, 2), padding_mode="border", align_corners=False)
+        return colours.view(3, len(grids), frames, size, size).mean(1).transpose(0, 1)
 
 
 def animate_photo(image: Tensor, landmarks: Tensor, own_row: Tensor, motion: Tensor, size: int = 128) -> WarpResult:
@@ -273,11 +280,17 @@ def animate_photo(image: Tensor, landmarks: Tensor, own_row: Tensor, motion: Ten
 
 
 def _soften_edges(frames: Tensor, opening: Tensor) -> Tensor:
-    """Frames [t 3 s s] with the rims of the openings [t s s] antialiased: there a pixel is the mean of its neighbours."""
-    inside = opening.unsqueeze(1).to(frames.dtype)
-    share = F.avg_pool2d(inside, 3, 1, 1, count_include_pad=False)
+    """Frames [t 3 s s] with the rims of the openings [t s s] antialiased: a pixel becomes its neighbours' mean."""
+    share = _local_mean(opening.unsqueeze(1).to(frames.dtype))
     rim = 1 - (2 * share - 1).abs()
-    return frames + (F.avg_pool2d(frames, 3, 1, 1, count_include_pad=False) - frames) * rim
+    return frames + (_local_mean(frames) - frames) * rim
+
+
+def _local_mean(x: Tensor) -> Tensor:
+    """Mean over 3 x 3 pixels of [t c h w]."""
+    x = F.pad(x, (1, 1, 1, 1), "replicate")
+    x = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
+    return (x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]) / 9
 
 
 def _ring_triangles(oval: list[int], rings: int, device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ from flashportrait.training.photo_warp import ANGLE_LIMITS, WarpResult, animate_
 
 __all__ = ["Photo", "PhotoSet", "WarpResult", "animate_photo", "fit_motion", "mirror_row", "photo_row"]
 
-MAX_OWN_ANGLES = (math.radians(22), math.radians(22), math.radians(25))
+MAX_OWN_ANGLES = (math.radians(20), math.radians(20), math.radians(25))
 """Photos turned further than this show too little of one side of the face to be animated."""
 ZOOM_RANGE = (0.9, 1.15)
 SHIFT_RANGE = 0.05
@@ -130,7 +130,7 @@ def mirror_photo(photo: Photo) -> Photo:
 
 
 def reframe(photo: Photo, generator: torch.Generator) -> Photo:
-    """The photo zoomed within ``ZOOM_RANGE`` and shifted by up to ``SHIFT_RANGE``; its edge is continued by mirroring."""
+    """The photo zoomed in ``ZOOM_RANGE`` and shifted by up to ``SHIFT_RANGE``, its edge continued by mirroring."""
     side = photo.image.shape[-1]
     zoom = _uniform(ZOOM_RANGE, generator)
     shift = (2 * torch.rand(2, generator=generator) - 1) * SHIFT_RANGE

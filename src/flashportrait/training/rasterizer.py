@@ -38,11 +38,15 @@ def rasterize(corners: Tensor, maps: Tensor, size: int) -> Tensor:
     within = torch.arange(len(triangle), device=flat.device) - (candidates.cumsum(0) - candidates)[triangle]
     width = extent[triangle, 0]
     x, y = first[triangle, 0] + within % width, first[triangle, 1] + within // width
-    position = torch.stack((x + 0.5, y + 0.5, torch.ones_like(x, dtype=flat.dtype)), -1)
-    weights = (maps[triangle] @ position.unsqueeze(-1)).squeeze(-1)
-    covered = (weights >= -COVERAGE_MARGIN).all(-1).nonzero().squeeze(1)
-    triangle, x, y, weights = triangle[covered], x[covered], y[covered], weights[covered]
-    distance = (weights * depth[triangle]).sum(-1)
+    plane = maps.flatten(1)[triangle]
+    column, row = x + 0.5, y + 0.5
+    first_weight = plane[:, 0] * column + plane[:, 1] * row + plane[:, 2]
+    second_weight = plane[:, 3] * column + plane[:, 4] * row + plane[:, 5]
+    inside = torch.minimum(torch.minimum(first_weight, second_weight), 1 - first_weight - second_weight)
+    covered = (inside >= -COVERAGE_MARGIN).nonzero().squeeze(1)
+    triangle, x, y = triangle[covered], x[covered], y[covered]
+    first_weight, second_weight, depth = first_weight[covered], second_weight[covered], depth[triangle]
+    distance = depth[:, 2] + first_weight * (depth[:, 0] - depth[:, 2]) + second_weight * (depth[:, 1] - depth[:, 2])
     pixel = (triangle // count * size + y) * size + x
     nearest = torch.full((frames * size * size,), torch.inf, dtype=flat.dtype, device=flat.device)
     nearest.scatter_reduce_(0, pixel, distance, "amin")
