@@ -130,7 +130,12 @@ class GuidedVelocity:
         tokens = self._tokens(window) if any(expressive) else None
         batch = latents.shape[0]
         self.calls += 1
-        with self._transformer.cache_context(f"w{window.index}/{'+'.join(branches)}"):
+        with self._transformer.cache_context(
+            f"w{window.index}/{'+'.join(branches)}",
+            step_index=step.index,
+            num_inference_steps=self._steps,
+            sigma=step.sigma,
+        ):
             velocities = self._transformer(
                 hidden_states=hidden_states.repeat(copies, 1, 1, 1, 1),
                 timestep=step.timestep.to(latents.device).expand(copies * batch),

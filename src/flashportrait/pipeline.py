@@ -37,6 +37,7 @@ from flashportrait.prompts import encode_prompt
 from flashportrait.result import PortraitVideo, RunReport, to_pictures
 from flashportrait.sampling.denoise import Noise, denoiser
 from flashportrait.sampling.guidance import Guidance
+from flashportrait.sampling.hooks import network_prediction
 from flashportrait.sampling.noise import FrameNoise, GivenNoise
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
 from flashportrait.sampling.solver import Step, steps_of
@@ -300,7 +301,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
             prediction=prediction,
             batched=settings.batched,
         )
-        with self.progress_bar(total=len(plan) * len(steps)) if progress else nullcontext() as bar:
+        bars = self.progress_bar(total=len(plan) * len(steps)) if progress else nullcontext()
+        with network_prediction(self.transformer, settings.predictor), bars as bar:
 
             def on_step(window: Window, step: Step, latents: Tensor) -> Tensor:
                 report.note_step(velocity.calls, predicted=not velocity.computed)
@@ -313,7 +315,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 return noise(first, stop).to(device, torch.float32)
 
             run = denoiser(settings.schedule, velocity, self.scheduler, plan, start, on_step=on_step)
-            yield from run.run()
+            for finished in run.run():
+                yield from finished
         self.maybe_free_model_hooks()
 
     def _set_steps(self, settings: SamplingSettings, device: torch.device) -> list[Step]:

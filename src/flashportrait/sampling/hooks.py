@@ -11,8 +11,9 @@ and break graphs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -58,6 +59,22 @@ class AdaptiveLatentPredictionConfig(AdaptiveLatentPrediction):
     def remove(self, transformer: nn.Module) -> None:
         """Takes the hooks out again; ``disable_cache`` calls it."""
         HookRegistry.check_if_exists_or_initialize(transformer).remove_hook(_HOOK, recurse=True)
+
+
+@contextmanager
+def network_prediction(transformer: nn.Module, predictor: AdaptiveLatentPrediction | None) -> Iterator[None]:
+    """Enables a predictor whose target is inside the network, for the duration; does nothing for others."""
+    if predictor is None or predictor.target == "guided":
+        yield
+        return
+    config = AdaptiveLatentPredictionConfig(
+        **{entry.name: getattr(predictor, entry.name) for entry in fields(predictor)}
+    )
+    transformer.enable_cache(config)
+    try:
+        yield
+    finally:
+        transformer.disable_cache()
 
 
 def prediction_stats(transformer: nn.Module) -> PredictionStats:
