@@ -172,7 +172,7 @@ def test_motion_of_another_extractor_is_refused():
 def test_from_official_infers_sizes_and_keeps_every_bit(tmp_path: Path, suffix: str):
     encoder = make_encoder()
     path = tmp_path / f"portrait_encoder{suffix}"
-    (torch.save if suffix == ".pt" else save_file)(encoder.state_dict(), path)
+    (torch.save if suffix == ".pt" else save_file)(encoder.to_official(), path)
     for heads in ({"resampler_head_dim": 8}, {"resampler_heads": 2}):
         loaded = PortraitEncoder.from_official(path, **heads)
         assert {name: loaded.config[name] for name in SIZES} == SIZES
@@ -191,6 +191,12 @@ def test_from_official_names_the_wrong_key():
     ):
         with pytest.raises(UserError, match=complaint):
             PortraitEncoder.from_official(wrong, resampler_head_dim=8)
+
+
+def test_what_the_released_layout_lacks_is_not_dropped():
+    for extra in ("frame_phases", "group_bias"):
+        with pytest.raises(UserError, match="no frame phases or group biases"):
+            make_encoder(**{extra: True}).to_official()
 
 
 def test_pickles_with_more_than_tensors_are_refused(tmp_path: Path):

@@ -207,7 +207,7 @@ def test_larger_time_growing_kernels_keep_their_last_channels():
 
 
 def test_from_official_infers_sizes_and_keeps_every_bit(tmp_path: Path):
-    weights = make_vae().state_dict()
+    weights = make_vae().to_official()
     torch.save(weights, tmp_path / "fast_vae.pth")
     loaded = TinyVideoAutoencoder.from_official(tmp_path / "fast_vae.pth")
     assert tuple(loaded.config.decoder_channels) == (8, 6, 4)

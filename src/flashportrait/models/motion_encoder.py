@@ -163,6 +163,10 @@ class MotionEncoder(ModelMixin, ConfigMixin):
         load_strictly(model, source, table)
         return model
 
+    def to_official(self) -> dict[str, Tensor]:
+        """The state dict under the released names, which are ours; the tensors are the model's own."""
+        return self.state_dict()
+
     def forward(self, faces: Tensor) -> dict[str, Tensor]:
         """Aligned RGB faces ``[n 3 224 224]`` in [-1, 1] -> ``[n d]`` for each group, in row order.
 

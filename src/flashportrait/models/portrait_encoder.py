@@ -176,6 +176,16 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
         load_strictly(model, source, KeyTable.same_names("portrait encoder", model.state_dict()))
         return model
 
+    def to_official(self) -> dict[str, Tensor]:
+        """The state dict under the released names, which are ours; the tensors are the model's own.
+
+        Raises:
+            UserError: this model has frame phases or group biases, which the released layout doesn't know.
+        """
+        if self.config.frame_phases or self.config.group_bias:
+            raise UserError("the released layout has no frame phases or group biases; save with save_pretrained")
+        return self.state_dict()
+
     def forward(self, motion: Tensor) -> Tensor:
         """Motion rows ``[b t d]``, t being frames of one window -> tokens ``[b t*p token_dim]``, frame by frame.
 

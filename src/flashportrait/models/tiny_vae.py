@@ -195,6 +195,10 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         load_strictly(model, state_dict, KeyTable.same_names("tiny video autoencoder", model.state_dict()))
         return model
 
+    def to_official(self) -> dict[str, Tensor]:
+        """The state dict under the released names, which are ours; the tensors are the model's own."""
+        return self.state_dict()
+
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
         mean, std = self.config.latents_mean, self.config.latents_std
         if mean is None or std is None:
