@@ -76,7 +76,11 @@ def reference_tokens(weights: dict[str, Tensor], row: Tensor, widths: list[int],
     head_pose, eyes, emotion, mouth = row.split(widths)
     names = ("headpose_proj", "eye_proj", "emo_proj", "mouth_proj")
     tokens = [
-        layer_norm(weights, "proj_model.norm", weights[f"proj_model.{name}.weight"] @ group)[None]
+        layer_norm(
+            weights,
+            "proj_model.norm",
+            weights[f"proj_model.{name}.weight"] @ group + weights.get(f"proj_model.{name}.bias", torch.zeros(())),
+        )[None]
         for name, group in zip(names, (head_pose, eyes, emotion, mouth), strict=True)
     ]
     tokens.append(resample(weights, "mouth_proj_model", mouth, heads))
@@ -85,8 +89,9 @@ def reference_tokens(weights: dict[str, Tensor], row: Tensor, widths: list[int],
 
 
 @torch.no_grad()
-def test_forward_follows_its_definition():
-    encoder = make_encoder()
+@pytest.mark.parametrize("group_bias", [False, True])
+def test_forward_follows_its_definition(group_bias: bool):
+    encoder = make_encoder(group_bias=group_bias)
     motion = torch.randn(2, 5, COLUMNS)
     weights = encoder.state_dict()
     expected = torch.stack(
