@@ -58,7 +58,9 @@ def curved(latents, step, window):
 
 
 def run(order, velocity, scheduler, plan, **kwargs):
-    parts = list(denoiser(order, velocity, scheduler, plan, NOISE, **kwargs).run())
+    parts = [
+        part for finished in denoiser(order, velocity, scheduler, plan, NOISE, **kwargs).run() for part in finished
+    ]
     assert [window.index for window, _ in parts] == list(range(len(plan)))
     assert [latents.shape[2] for _, latents in parts] == [window.owned for window, _ in parts]
     return torch.cat([latents for _, latents in parts], dim=2)
@@ -142,9 +144,9 @@ def test_windows_held_do_not_grow_with_the_clip(order):
             drawn = max(drawn, stop)
             return NOISE(start, stop)
 
-        for window, _ in denoiser(order, curved, euler(), WindowPlan(frames, 8, 3), noise).run():
+        for windows in denoiser(order, curved, euler(), WindowPlan(frames, 8, 3), noise).run():
             most = max(most, drawn - finished)
-            finished = window.owned_stop
+            finished = windows[-1][0].owned_stop if windows else finished
         return most
 
     assert most_frames_held(200) == most_frames_held(100)
@@ -193,19 +195,19 @@ def test_on_step_sees_and_changes_every_step(order):
 @SCHEDULERS
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_run_continued_anywhere_ends_in_the_same_latents(make_scheduler, order):
-    plan, states = WindowPlan(26, 8, 3), []
+    plan, states, finished = WindowPlan(26, 8, 3), [], 0
     whole = run(order, curved, make_scheduler(), plan)
-
-    def save():
-        states.append({name: value.clone() for name, value in current.state_dict().items()})
-
-    current = denoiser(order, curved, make_scheduler(), plan, NOISE, on_rest=save)
-    list(current.run())
-    assert len(states) > len(plan) - 1
-    for state in states:
+    first = denoiser(order, curved, make_scheduler(), plan, NOISE)
+    for windows in first.run():
+        finished += len(windows)
+        states.append((finished, {name: value.clone() for name, value in first.state_dict().items()}))
+    assert len(states) >= len(plan)
+    for finished, state in states:
         again = denoiser(order, curved, make_scheduler(), plan, NOISE)
         again.load_state_dict(state)
-        for window, latents in again.run():
+        rest = [part for windows in again.run() for part in windows]
+        assert [window.index for window, _ in rest] == list(range(finished, len(plan)))
+        for window, latents in rest:
             assert torch.equal(latents, whole[:, :, window.start : window.owned_stop])
 
 

@@ -6,7 +6,8 @@
 ``causal``: a window runs all its steps, led in its overlap by what its left neighbour had at the same step. Memory is
     constant and the first frames come after one window, but the numbers differ from the other two orders.
 
-All yield latent frames in order, as soon as they are final. Nothing here knows the model: ``velocity`` is a callable.
+All give latent frames in order, as soon as they are final, and can be continued after every round of work. Nothing here
+knows the model: ``velocity`` is a callable.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ Velocity = Callable[[Tensor, Step, Window], Tensor]
 Noise = Callable[[int, int], Tensor]
 """``noise(start, stop) -> [b c f h w]`` float32 for latent frames ``start .. stop - 1``."""
 
+Finished = list[tuple[Window, Tensor]]
+"""Windows, each with its owned latent frames, final, [b c owned h w]."""
+
 OnStep = Callable[[Window, Step, Tensor], Tensor]
 """Called with the latents that a window's step has just moved; what it returns takes their place."""
 
@@ -38,12 +42,15 @@ OnStep = Callable[[Window, Step, Tensor], Tensor]
 class Denoiser(Protocol):
     """What the three orders have in common."""
 
-    def run(self) -> Iterator[tuple[Window, Tensor]]:
-        """Yield each window with its owned latent frames, final, [b c owned h w], in order."""
+    def run(self) -> Iterator[Finished]:
+        """Yield, after each round of work, the windows that it finished, in order; none after most rounds.
+
+        A round is a step of all windows (synchronous), a diagonal, or all steps of a window (causal).
+        """
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that is needed to continue, as named tensors. To be taken inside ``on_rest`` only."""
+        """All that is needed to continue after the last round that :meth:`run` yielded, as named tensors."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -59,7 +66,6 @@ def denoiser(
     noise: Noise,
     *,
     on_step: OnStep | None = None,
-    on_rest: Callable[[], None] | None = None,
 ) -> Denoiser:
     """A denoiser in the given order.
 
@@ -70,16 +76,14 @@ def denoiser(
         plan: the windows.
         noise: where each latent frame starts.
         on_step: sees, and may change, the latents after each step of each window.
-        on_rest: called where work may be interrupted and continued later: after each step of all windows
-            (synchronous), after each diagonal, after each window (causal).
 
     Raises:
         UserError: for an unknown order or a scheduler that windows can't share.
     """
     if order == "causal":
-        return CausalDenoiser(velocity, scheduler, plan, noise, on_step=on_step, on_rest=on_rest)
+        return CausalDenoiser(velocity, scheduler, plan, noise, on_step=on_step)
     if order in ("synchronous", "diagonal"):
-        return JointDenoiser(velocity, scheduler, plan, noise, order=order, on_step=on_step, on_rest=on_rest)
+        return JointDenoiser(velocity, scheduler, plan, noise, order=order, on_step=on_step)
     raise UserError(f"the order of work is {order!r}; choose one of {', '.join(ORDERS)}")
 
 
@@ -124,18 +128,17 @@ class JointDenoiser:
         *,
         order: Literal["synchronous", "diagonal"] = "synchronous",
         on_step: OnStep | None = None,
-        on_rest: Callable[[], None] | None = None,
     ) -> None:
         self._velocity, self._scheduler, self._plan, self._noise = velocity, scheduler, plan, noise
         self._rounds = synchronous_rounds if order == "synchronous" else diagonal_rounds
-        self._on_step, self._on_rest = on_step, on_rest
+        self._on_step = on_step
         self._steps = steps_of(scheduler)
         self._stretches: dict[int, Solver] = {}
         self._carried: dict[int, Tensor] = {}
         self._rounds_done = 0
 
-    def run(self) -> Iterator[tuple[Window, Tensor]]:
-        """Yield each window with its owned latent frames, final, [b c owned h w], in order."""
+    def run(self) -> Iterator[Finished]:
+        """Yield, after each round of work, the windows that it finished, in order."""
         rounds = self._rounds(self._plan, len(self._steps))
         for pairs in itertools.islice(rounds, self._rounds_done, None):
             finished = []
@@ -144,9 +147,7 @@ class JointDenoiser:
                 if step == len(self._steps) - 1:
                     finished.append((self._plan[index], self._stretches.pop(index).latents))
             self._rounds_done += 1
-            yield from finished
-            if self._on_rest is not None:
-                self._on_rest()
+            yield finished
 
     def _advance(self, window: Window, step: Step) -> None:
         velocity = self._velocity(self._read(window, step), step, window)
@@ -172,7 +173,7 @@ class JointDenoiser:
         return torch.cat(parts, dim=2)[:, :, : len(window)]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that is needed to continue, as named tensors. To be taken inside ``on_rest`` only."""
+        """All that is needed to continue after the last round that :meth:`run` yielded, as named tensors."""
         state = {"rounds_done": torch.tensor(self._rounds_done)}
         state.update({f"carried.{step}": velocity for step, velocity in self._carried.items()})
         for index, stretch in self._stretches.items():
@@ -209,23 +210,20 @@ class CausalDenoiser:
         noise: Noise,
         *,
         on_step: OnStep | None = None,
-        on_rest: Callable[[], None] | None = None,
     ) -> None:
         self._velocity, self._scheduler, self._plan, self._noise = velocity, scheduler, plan, noise
-        self._on_step, self._on_rest = on_step, on_rest
+        self._on_step = on_step
         self._steps = steps_of(scheduler)
         self._band: list[Tensor] = []
         self._windows_done = 0
 
-    def run(self) -> Iterator[tuple[Window, Tensor]]:
-        """Yield each window with its owned latent frames, final, [b c owned h w], in order."""
+    def run(self) -> Iterator[Finished]:
+        """Yield, after each round of work, the windows that it finished, in order."""
         for index in range(self._windows_done, len(self._plan)):
             window = self._plan[index]
             latents = self._run_window(window)
             self._windows_done += 1
-            yield window, latents[:, :, : window.owned]
-            if self._on_rest is not None:
-                self._on_rest()
+            yield [(window, latents[:, :, : window.owned])]
 
     def _run_window(self, window: Window) -> Tensor:
         solver = Solver(self._scheduler, self._noise(window.start, window.stop))
@@ -242,7 +240,7 @@ class CausalDenoiser:
         return solver.latents
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that is needed to continue, as named tensors. To be taken inside ``on_rest`` only."""
+        """All that is needed to continue after the last round that :meth:`run` yielded, as named tensors."""
         return {"windows_done": torch.tensor(self._windows_done), "band": torch.stack(self._band)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
