@@ -84,18 +84,19 @@ def expression_controls(identity: Identity, motion: Tensor) -> Controls:
     gap = (jaw - one("mouthClose")).clamp_min(0)
     jaw_aside = 0.09 * (one("jawLeft") - one("jawRight"))
     mean = lambda value: value.mean(dim=1)  # noqa: E731
-    half_width = 1 + 0.3 * smile + 0.25 * stretch + 0.12 * dimple - 0.06 * press
+    half_width = 1 + 0.2 * smile + 0.32 * stretch + 0.1 * dimple - 0.06 * press
     half_width = half_width - (0.42 * pucker + 0.3 * funnel + 0.1 * jaw)[:, None]
     lips = identity.upper_lip[:, None, None], identity.lower_lip[:, None, None]
-    blink, look_down = pair("eyeBlink"), pair("eyeLookDown")
+    # The landmarker reads 0.75 on most closed eyes.
+    blink, look_down = (pair("eyeBlink") / 0.75).clamp(max=1), pair("eyeLookDown")
     return Controls(
-        blink=(blink + 0.25 * look_down * (1 - blink)).clamp(0, 1),
+        blink=(blink + 0.42 * look_down * (1 - blink)).clamp(0, 1),
         squint=pair("eyeSquint") + 0.4 * pair("cheekSquint"),
-        wide=pair("eyeWide") + 0.12 * pair("eyeLookUp"),
+        wide=pair("eyeWide"),
         gaze_out=pair("eyeLookOut") - pair("eyeLookIn"),
         gaze_up=pair("eyeLookUp") - look_down,
-        brow_inner=0.12 * one("browInnerUp")[:, None] - 0.075 * pair("browDown"),
-        brow_outer=0.10 * pair("browOuterUp") - 0.055 * pair("browDown"),
+        brow_inner=0.13 * one("browInnerUp")[:, None] - 0.14 * pair("browDown"),
+        brow_outer=0.12 * pair("browOuterUp") - 0.09 * pair("browDown"),
         brow_lower=mean(pair("browDown")),
         brow_raise=torch.maximum(one("browInnerUp"), mean(pair("browOuterUp"))),
         sneer=mean(pair("noseSneer")),
@@ -105,18 +106,18 @@ def expression_controls(identity: Identity, motion: Tensor) -> Controls:
         jaw_aside=jaw_aside,
         jaw_forward=0.07 * one("jawForward"),
         smile=smile,
-        mouth_aside=0.09 * (one("mouthLeft") - one("mouthRight")) + 0.4 * jaw_aside,
+        mouth_aside=0.13 * (one("mouthLeft") - one("mouthRight")) + 0.4 * jaw_aside,
         mouth_half_width=half_width.clamp_min(0.35),
-        corner_lift=0.10 * smile - 0.09 * frown - 0.03 * stretch - 0.3 * jaw_drop[:, None] + 0.02 * dimple,
-        gap_upper=0.02 * gap + 0.05 * mean(upper_up) + 0.03 * funnel + 0.01 * mean(smile),
-        gap_lower=0.92 * _FULL_DROP * gap + 0.07 * mean(lower_down) + 0.045 * funnel - 0.02 * shrug_lower,
+        corner_lift=0.075 * smile - 0.10 * frown - 0.03 * stretch - 0.3 * jaw_drop[:, None] + 0.02 * dimple,
+        gap_upper=0.02 * gap + 0.075 * mean(upper_up) + 0.03 * funnel + 0.01 * mean(smile),
+        gap_lower=0.92 * _FULL_DROP * gap + 0.09 * mean(lower_down) + 0.045 * funnel - 0.02 * shrug_lower,
         lip_upper=(
-            0.062 * lips[0] * (1 - 0.75 * roll_upper - 0.3 * mean(press) - 0.22 * mean(smile) + 0.4 * pucker)
+            0.062 * lips[0] * (1 - 0.75 * roll_upper - 0.45 * mean(press) - 0.22 * mean(smile) + 0.4 * pucker)
             + 0.02 * funnel
             + 0.012 * shrug_upper
         ).clamp_min(0.008),
         lip_lower=(
-            0.078 * lips[1] * (1 - 0.75 * roll_lower - 0.3 * mean(press) - 0.18 * mean(smile) + 0.3 * pucker)
+            0.078 * lips[1] * (1 - 0.75 * roll_lower - 0.45 * mean(press) - 0.18 * mean(smile) + 0.3 * pucker)
             + 0.02 * funnel
             + 0.012 * shrug_lower
         ).clamp_min(0.008),

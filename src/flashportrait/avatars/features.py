@@ -74,15 +74,16 @@ def _eyes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     side, blink = u.abs(), controls.side(u, controls.blink)
     squint, wide = controls.side(u, controls.squint), controls.side(u, controls.wide)
+    gaze_up = controls.side(u, controls.gaze_up)
     size = _col(identity.eye_size)
-    middle_u, half = EYE[0] * _col(identity.eye_spacing), 0.168 * size
+    middle_u, half = EYE[0] * _col(identity.eye_spacing), 0.177 * size
     s = (side - middle_u) / half
     arch = (1 - (s + 0.08) ** 2).clamp_min(0) ** 0.75
     corner_v = EYE[1] + _col(identity.eye_tilt) * s
     opening = size * _col(identity.eye_openness)
-    up_open = 0.088 * opening * (1 + 0.5 * wide - 0.3 * squint)
-    down = 0.056 * opening * (1 - 0.45 * squint)
-    upper = corner_v + (up_open * (1 - blink) - 0.85 * down * blink) * arch
+    up_open = 0.094 * opening * (1 + 1.1 * wide - 0.45 * squint + 0.22 * gaze_up)
+    down = 0.056 * opening * (1 - 0.75 * squint - 0.15 * gaze_up)
+    upper = corner_v + (up_open * (1 - blink) - 0.97 * down * blink) * arch
     lower = corner_v - down * (1 - s * s).clamp_min(0)
     opened = coverage(torch.maximum(v - upper, lower - v), pixel) * coverage((s.abs() - 1) * half, pixel)
 
@@ -90,18 +91,18 @@ def _eyes(
     inside = smoothstep(1.08, 0.8, s.abs())
     crease = torch.exp(-(((v - crease_v) / 0.016) ** 2)) * inside * _col(identity.lid_crease)
     lid = coverage(torch.maximum(v - crease_v, lower - v), pixel + 0.03) * inside
-    shade = 0.3 * crease + 0.12 * lid
+    shade = (0.3 - 0.22 * blink) * crease + 0.05 * lid
     color = base * (1 - shade)[:, None]
     shadow_color = torch.lerp(identity.skin_color, identity.clothes_color, 0.35) * 0.75
     color = _over(color, shadow_color, 0.7 * _col(identity.eye_shadow) * lid)
 
     gaze_u = middle_u + 0.085 * controls.side(u, controls.gaze_out)
-    gaze_v = EYE[1] + 0.012 + 0.065 * controls.side(u, controls.gaze_up)
+    gaze_v = EYE[1] + 0.012 + 0.10 * gaze_up
     radius = 0.068 * _col(identity.iris_size) * size.sqrt()
     du, dv = side - gaze_u, v - gaze_v
     distance = torch.hypot(du, dv)
     ball = 1 - 0.35 * s * s - 0.3 * smoothstep(0.05, 0.0, upper - v)
-    white = base.new_tensor([0.95, 0.94, 0.93])[:, None, None] * ball[:, None]
+    white = base.new_tensor([0.88, 0.86, 0.85])[:, None, None] * ball[:, None]
     pattern = 0.75 + 0.55 * smoothstep(0.0, -1.0, dv / radius) - 0.5 * smoothstep(0.75, 1.0, distance / radius)
     iris = identity.iris_color[:, :, None, None] * pattern[:, None]
     eye = torch.lerp(white, iris, coverage(distance - radius, pixel)[:, None])
@@ -127,7 +128,7 @@ def _brows(base: Tensor, u: Tensor, v: Tensor, pixel: Tensor, identity: Identity
     inner, outer = controls.side(u, controls.brow_inner), controls.side(u, controls.brow_outer)
     t = (side - 0.13 * _col(identity.eye_spacing)) / (0.53 * _col(identity.brow_length))
     along = t.clamp(0, 1)
-    middle = 0.215 * _col(identity.brow_height) + 0.035 * along
+    middle = 0.195 * _col(identity.brow_height) + 0.035 * along
     middle = middle + (0.2 * _col(identity.brow_arch) * along + _col(identity.brow_tilt)) * (1 - along) * along
     middle = middle + 0.06 * along * (1 - along) + torch.lerp(inner, outer, smoothstep(0.0, 0.75, along))
     thickness = 0.03 * _col(identity.brow_thickness) * (0.75 + 0.6 * along - 1.1 * along * along)
@@ -151,7 +152,7 @@ def _mouth(
     half = 0.25 * _col(identity.mouth_width) * controls.side(u - controls.mouth_aside, controls.mouth_half_width)
     s = (u - controls.mouth_aside) / half
     bulge = (1 - s * s).clamp_min(0)
-    line = rest + (controls.side(u - controls.mouth_aside, controls.corner_lift) - 0.04) * s.abs() ** 1.8
+    line = rest + (controls.side(u - controls.mouth_aside, controls.corner_lift) - 0.048) * s.abs() ** 1.8
     upper = line + controls.gap_upper * bulge**0.7
     lower = line - controls.gap_lower * bulge**0.65
     bow = torch.exp(-(((s.abs() - 0.27) / 0.2) ** 2)) - 0.8 * torch.exp(-((s / 0.13) ** 2))

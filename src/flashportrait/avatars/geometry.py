@@ -43,8 +43,7 @@ def smoothstep(low: float | Tensor, high: float | Tensor, x: Tensor) -> Tensor:
 
 def bump(u: Tensor, v: Tensor, at: tuple, spread: tuple) -> Tensor:
     """A Gaussian of height 1 at ``at``, with a spread along u and along v."""
-    du, dv = (u - at[0]) / spread[0], (v - at[1]) / spread[1]
-    return torch.exp(-0.5 * (du * du + dv * dv))
+    return torch.exp(-0.5 * ((u - at[0]) / spread[0]) ** 2) * torch.exp(-0.5 * ((v - at[1]) / spread[1]) ** 2)
 
 
 def segment_distance(u: Tensor, v: Tensor, start: tuple, end: tuple) -> Tensor:
@@ -62,8 +61,8 @@ def build_head_map(identity: Identity, controls: Controls, resolution: int) -> T
     """
     device = controls.jaw_drop.device
     line = ((torch.arange(resolution, device=device) + 0.5) / resolution * 2 - 1) * MAP_REACH
-    v, u = torch.meshgrid(line, line, indexing="ij")
-    u, v = u[None], v[None]
+    # Kept apart along their axes: Gaussians then cost one product a cell.
+    u, v = line[None, None, :], line[None, :, None]
     squared = (u * u + v * v).clamp(max=3.999)
     z = 1 - squared / 2
     factor = torch.sqrt(1 - squared / 4)
@@ -135,8 +134,15 @@ def _relief(u: Tensor, v: Tensor, identity: Identity, controls: Controls) -> Ten
     fold = segment_distance(side, v, (0.2, -0.38), (0.39, -0.72))
     depth = 0.012 + 0.014 * _col(identity.age) + 0.03 * controls.side(u, controls.smile)
     relief = relief - depth * torch.exp(-0.5 * (fold / 0.045) ** 2)
-    ear = torch.hypot((side - 1.46 - 0.25 * (v + 0.2)) / 0.15, (v + 0.22) / (0.27 * _col(identity.ear_size)))
-    return relief + 0.13 * smoothstep(1.05, 0.6, ear) - 0.04 * smoothstep(0.6, 0.2, ear)
+    ear = _ear_distance(u, v, identity)
+    bare = 1 - _col(identity.hair_sides)
+    return relief + bare * (0.13 * smoothstep(1.05, 0.6, ear) - 0.04 * smoothstep(0.6, 0.2, ear))
+
+
+def _ear_distance(u: Tensor, v: Tensor, identity: Identity) -> Tensor:
+    """0 in the middle of an ear, 1 at its edge."""
+    size = _col(identity.ear_size)
+    return torch.hypot((u.abs() - 1.46 - 0.25 * (v + 0.2)) / (0.15 * size), (v + 0.22) / (0.27 * size))
 
 
 def _nose(u: Tensor, v: Tensor, identity: Identity, controls: Controls) -> Tensor:
@@ -169,16 +175,17 @@ def _hair_distance(u: Tensor, v: Tensor, direction: tuple, identity: Identity) -
     """Signed distance to the hairline in face coordinates, > 0 in the hair."""
     azimuth = torch.atan2(u, direction[2] * torch.sqrt(u * u + v * v).clamp_min(1e-3) / _sine(direction[2])).abs()
     front = smoothstep(1.25, 0.55, azimuth)
-    behind = smoothstep(1.62, 1.95, azimuth)
+    behind = smoothstep(1.66, 1.98, azimuth)
     beside = 0.02 - 0.6 * _col(identity.hair_sides) * smoothstep(1.1, 1.4, azimuth)
     line = beside + (_col(identity.hairline) - beside) * front
-    line = line + (-0.75 - line) * behind
+    line = line + (-0.42 - 0.4 * _col(identity.hair_sides) - line) * behind
     recession = _col(identity.hair_recession) * bump(azimuth, v, (0.5, 0.7), (0.2, 10.0))
     part = (u - 0.5 * _col(identity.hair_part)) * torch.sign(_col(identity.hair_part))
     fringe = _col(identity.hair_fringe) * smoothstep(1.0, 0.5, azimuth) * (0.65 + 0.35 * torch.tanh(-4 * part))
     phase = identity.phase
     waves = torch.sin(9 * u + _col(phase[:, 0])) * 0.5 + torch.sin(23 * u + _col(phase[:, 1])) * 0.3
-    return direction[1] - line - recession + fringe + 0.025 * (0.5 + _col(identity.hair_curl)) * waves
+    hair = direction[1] - line - recession + fringe + 0.025 * (0.5 + _col(identity.hair_curl)) * waves * front
+    return hair - (1 - _col(identity.hair_sides)) * smoothstep(1.25, 0.95, _ear_distance(u, v, identity))
 
 
 def _sine(cosine: Tensor) -> Tensor:
@@ -205,7 +212,7 @@ def _beard_density(u: Tensor, v: Tensor, identity: Identity, controls: Controls)
     """Stubble to full beard along the jaw, and the moustache."""
     side = u.abs()
     mouth = MOUTH_V + _col(identity.mouth_height)
-    reach = smoothstep(0.0, 0.22, side * 0.62 - 0.52 - v) * smoothstep(1.5, 1.2, side)
+    reach = smoothstep(-0.08, 0.3, side * 0.62 - 0.54 - v) * smoothstep(1.5, 1.2, side)
     jaw = torch.maximum(reach, smoothstep(0.04, 0.14, mouth - controls.gap_lower - 0.1 - v))
     upper = mouth + controls.lip_upper + 0.075
     moustache = bump(side, v, (0.1, upper - 0.12 * side), (0.14, 0.035)) * 1.2
@@ -232,15 +239,15 @@ def _complexion(u: Tensor, v: Tensor, identity: Identity, controls: Controls) ->
     frown = torch.exp(-0.5 * ((side - 0.06) / 0.018) ** 2) * bump(u, v, (0.0, 0.17), (1.0, 0.07))
     dark = dark + (0.06 * age + 0.28 * controls.brow_lower) * frown
     dark = dark + 0.16 * controls.sneer * bump(side, v, (0.09, -0.02), (0.06, 0.05))
-    ear = torch.hypot((side - 1.46 - 0.25 * (v + 0.2)) / 0.09, (v + 0.2) / 0.16)
-    dark = dark + 0.25 * smoothstep(1.0, 0.3, ear)
+    ear = _ear_distance(u, v, identity)
+    dark = dark + 0.25 * smoothstep(0.6, 0.2, ear)
     spots = torch.sin(31 * u + _col(identity.phase[:, 0])) * torch.sin(29 * v + _col(identity.phase[:, 1]))
     spots = spots * torch.sin(19 * u + 23 * v + _col(identity.phase[:, 2]))
     freckles = _col(identity.freckles) * smoothstep(0.2, 0.6, spots) * bump(side, v, (0.3, -0.25), (0.35, 0.15))
     mottle = 0.02 * torch.sin(5 * u + _col(identity.phase[:, 3])) * torch.sin(6 * v + _col(identity.phase[:, 0]))
     blush = _col(identity.blush) * (0.8 + 0.4 * smile)
     redness = blush * bump(side, v, (0.5, -0.3), (0.2, 0.15)) + 0.5 * blush * bump(u, v, (0, -0.36), (0.1, 0.08))
-    return (1 - dark - 0.16 * freckles + mottle).clamp(0.3, 1.1), (redness + 0.25 * smoothstep(1.1, 0.7, ear)).clamp(
+    return (1 - dark - 0.16 * freckles + mottle).clamp(0.3, 1.1), (redness + 0.25 * smoothstep(1.1, 0.9, ear)).clamp(
         0, 1
     )
 

@@ -56,11 +56,11 @@ _RANGES: dict[str, tuple[float, float, float, float]] = {
     "face_size": (0.52, 0.03, 0.44, 0.6),
 }
 
-# Skin from light to dark; the fourth row on are warmer and cooler undertones between.
+# From light to dark.
 _SKIN = (
-    (0.98, 0.86, 0.78),
-    (0.96, 0.80, 0.69),
-    (0.93, 0.76, 0.62),
+    (0.96, 0.80, 0.72),
+    (0.95, 0.76, 0.65),
+    (0.92, 0.73, 0.60),
     (0.88, 0.70, 0.55),
     (0.82, 0.62, 0.46),
     (0.74, 0.53, 0.38),
@@ -297,8 +297,8 @@ def _face(sampler: _Sampler, values: dict[str, Tensor], feminine: Tensor) -> dic
 
 
 def _skin_and_hair(sampler: _Sampler, values: dict[str, Tensor], feminine: Tensor, age: Tensor) -> dict[str, Tensor]:
-    tone = sampler.uniform(0, 1)
-    skin = sampler.palette(_SKIN, tone) * sampler.uniform(0.96, 1.04, 3)
+    tone = sampler.uniform(0, 1) ** 1.25
+    skin = sampler.palette(_SKIN, tone) * (1 + sampler.uniform(-0.05, 0.05, 1) * torch.tensor([-0.3, 0.2, 1.0]))
     natural = sampler.palette(_HAIR, (sampler.uniform(0, 1) * (1.1 - 0.9 * tone)).clamp(0, 1))
     gray = ((age - 0.55) * 3 * sampler.uniform(0, 1.4)).clamp(0, 1)[:, None]
     dyed = sampler.chance(0.04)[:, None]
@@ -367,8 +367,8 @@ def _scene(sampler: _Sampler) -> dict[str, Tensor]:
         * (1 - flat)[..., None]
         * sampler.chance(0.6)[:, None, None],
         "key_direction": key / key.norm(dim=-1, keepdim=True),
-        "key_color": sampler.uniform(0.5, 0.85, 1) * (1 + warmth),
-        "ambient_color": sampler.uniform(0.3, 0.5, 1) * (1 - warmth),
+        "key_color": sampler.uniform(0.62, 0.95, 1) * (1 + warmth),
+        "ambient_color": sampler.uniform(0.4, 0.58, 1) * (1 - warmth),
         "rim_light": sampler.uniform(0, 0.5) * sampler.chance(0.6),
         "softness": softness,
         "outline": sampler.chance(0.5) * (softness < 0.5) * sampler.uniform(0.3, 0.9),

@@ -183,7 +183,7 @@ class _Actor:
             length = self.uniform(*_BLINK_SECONDS)
             wink = self.uniform()
             weights = torch.tensor([1.0, 1.0] if wink < 0.92 else [1.0, 0.1] if wink < 0.96 else [0.1, 1.0])
-            depth = self.uniform(0.8, 1.0)
+            depth = self.uniform(0.65, 0.9)
             shut = _bell((self.seconds - start) / length - 0.45, 0.42) * depth
             closed = torch.maximum(closed, shut[:, None] * weights)
             start += self.uniform(0.25, 0.45) if self.uniform() < 0.1 else self.uniform(1.5, 4.5)
@@ -194,8 +194,8 @@ class _Actor:
 
 # Faces that people make: coefficients at full strength, names without a side meaning both.
 _FACES: tuple[dict[str, float], ...] = (
-    {"mouthSmile": 0.85, "cheekSquint": 0.4, "eyeSquint": 0.35},
-    {"mouthSmile": 0.95, "cheekSquint": 0.6, "eyeSquint": 0.5, "jawOpen": 0.15, "mouthUpperUp": 0.35},
+    {"mouthSmile": 0.85, "eyeSquint": 0.35},
+    {"mouthSmile": 0.95, "eyeSquint": 0.5, "jawOpen": 0.12, "mouthUpperUp": 0.6},
     {"mouthSmile": 0.45, "mouthDimple": 0.3},
     {"browInnerUp": 0.8, "browOuterUp": 0.75, "eyeWide": 0.4},
     {"browInnerUp": 0.7, "browOuterUp": 0.5, "eyeWide": 0.3, "jawOpen": 0.4, "mouthFunnel": 0.2},

@@ -57,7 +57,13 @@ def render(identity: Identity, motion: Tensor, size: int = 128) -> RenderResult:
     head.paste(scene.draw_glasses(part, identity, camera, head, rays, hit.depth), frames)
     whole = frames.new_zeros(len(frames), 3, size, size)
     head.paste(masks * hit.alpha[:, None], whole)
-    return RenderResult(frames.clamp_(0, 1), *whole.split(1, dim=1))
+    return RenderResult(_expose(frames), *whole.split(1, dim=1))
+
+
+def _expose(light: Tensor) -> Tensor:
+    """Film's shoulder: dark and middle tones as they are, highlights rolled off below 1."""
+    squared = light.clamp_min(0).square()
+    return (light.clamp_min(0) * 1.06 / (1 + squared * squared).sqrt().sqrt()).clamp_(0, 1)
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ class Hit:
 def _march(head_map: Tensor, rays: Rays, margin: Tensor) -> Hit:
     """Walk each ray from an ellipsoid around the head to the surface.
 
-    Each step is the radial distance left over the cosine at which the ray approaches the head's origin.
+    Each step is the radial distance left over the cosine at which the ray approaches the head's origin, but no
+    long leap, which could jump over an ear.
     """
     margin = margin[:, None, None, None]
     axes = rays.origin.new_tensor([1.0, 1.4, 1.28])[:, None, None] + margin
@@ -84,17 +91,18 @@ def _march(head_map: Tensor, rays: Rays, margin: Tensor) -> Hit:
     a, b = (direction * direction).sum(1), (origin * direction).sum(1)
     c = (origin * origin).sum(1) - 1
     depth = (-b - torch.sqrt((b * b - a * c).clamp_min(0))) / a
-    # The point nearest the origin bounds how far a ray need be followed.
     along = (rays.origin * rays.direction).sum(1)
     nearest = torch.full_like(depth, 9.0)
-    best = depth
+    best, half_pixel = depth, 0.5 * rays.pixel
     for _ in range(MARCH_STEPS):
         u, v, radius = face_coordinates(*rays.at(depth))
         left = radius - sample_map(head_map, u, v, slice(0, 1))[:, 0]
-        best = torch.where(left < nearest, depth, best)
+        # Half a pixel is a hit; what comes later is truer than the edge that a ray has just passed.
+        best = torch.where(left < torch.maximum(nearest, half_pixel), depth, best)
         nearest = torch.minimum(nearest, left)
         approach = -(along + depth) / radius
-        depth = depth + 0.92 * left / approach.clamp_min(0.35)
+        leap = torch.minimum(left / approach.clamp_min(0.3), left + 0.05)
+        depth = depth + torch.maximum(leap, left)
     u, v, _ = face_coordinates(*rays.at(best))
     return Hit(u, v, best, coverage(nearest - rays.pixel, 1.2 * rays.pixel))
 
@@ -123,7 +131,7 @@ def _shade_head(
 def _skin(surface: dict[str, Tensor], hit: Hit, identity: Identity) -> Tensor:
     red = surface["redness"][:, None] * hit.u.new_tensor([0.02, -0.10, -0.09])[:, None, None]
     skin = identity.skin_color[:, :, None, None] * (surface["tone"][:, None] + red)
-    strokes = 0.86 + 0.14 * torch.sin(70 * hit.u + 9 * torch.sin(2.5 * hit.v + 2 * hit.u.abs()))
+    strokes = 0.95 + 0.05 * torch.sin(90 * hit.u + 6 * torch.sin(7 * hit.v + 5 * hit.u))
     beard = (0.85 * surface["beard"] * strokes).clamp(0, 1)
     return torch.lerp(skin, (identity.brow_color * 0.8)[:, :, None, None], beard[:, None])
 

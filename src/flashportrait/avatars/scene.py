@@ -152,9 +152,12 @@ def _side_hair(picture: Tensor, identity: Identity, camera: Camera) -> Tensor:
 
 
 def _glasses(picture: Tensor, identity: Identity, camera: Camera, window: Window, rays: Rays, depth: Tensor) -> Tensor:
-    """Rims in a plane before the eyes, and temples to the ears."""
-    plane = 1.0
-    ray = (plane - rays.origin[:, 2]) / rays.direction[:, 2].clamp(max=-0.05)
+    """Rims in a curved sheet before the eyes, and temples to the ears."""
+    front, wrap = 0.98, 0.2
+    toward = rays.direction[:, 2].clamp(max=-0.05)
+    ray = (front - rays.origin[:, 2]) / toward
+    x, _, _ = rays.at(ray)
+    ray = (front - wrap * x.clamp(-1, 1) ** 2 - rays.origin[:, 2]) / toward
     x, y, _ = rays.at(ray)
     y = y + 0.03
     visible = (ray < depth + 0.12).float()
@@ -172,7 +175,7 @@ def _glasses(picture: Tensor, identity: Identity, camera: Camera, window: Window
     frame = coverage(rim, rays.pixel) * visible
     plane_x, plane_y = camera.plane(window)
     for sign in (1.0, -1.0):
-        start, end = camera.project((0.62 * sign, 0.02, plane)), camera.project((0.8 * sign, 0.0, -0.1))
+        start, end = camera.project((0.62 * sign, 0.02, 0.88)), camera.project((0.8 * sign, 0.0, -0.1))
         temple = segment_distance(plane_x, plane_y, start, end) / _col(camera.scale) - thick
         turned_away = _col(camera.rotation[:, 0, 2]) * sign < 0.12
         frame = torch.maximum(frame, coverage(temple, rays.pixel) * turned_away)
