@@ -33,34 +33,34 @@ IRISES = ((468, 469, 470, 471, 472), (473, 474, 475, 476, 477))
 """Iris landmarks of the subject's right and left eye, centre first."""
 
 READING_GAINS = {
-    "eyeBlink": 1.25,
+    "eyeBlink": 1.15,
     "eyeLookDown": 1.6,
     "eyeLookIn": 2.1,
     "eyeLookOut": 2.1,
     "eyeLookUp": 1.7,
-    "eyeSquint": 1.4,
-    "eyeWide": 1.3,
-    "browDown": 1.45,
+    "eyeSquint": 2.0,
+    "eyeWide": 1.8,
+    "browDown": 1.6,
     "browInnerUp": 1.65,
     "browOuterUp": 1.8,
-    "jawOpen": 1.07,
-    "mouthDimple": 1.9,
-    "mouthFrown": 1.8,
-    "mouthFunnel": 1.8,
+    "jawOpen": 1.15,
+    "mouthDimple": 1.7,
+    "mouthFrown": 2.0,
+    "mouthFunnel": 2.2,
     "mouthLowerDown": 1.2,
-    "mouthPress": 1.9,
-    "mouthPucker": 1.85,
+    "mouthPress": 1.8,
+    "mouthPucker": 2.2,
     "mouthRollLower": 1.75,
-    "mouthRollUpper": 1.9,
-    "mouthShrugLower": 1.9,
+    "mouthRollUpper": 1.8,
+    "mouthShrugLower": 1.8,
     "mouthShrugUpper": 1.9,
     "mouthSmile": 1.1,
-    "mouthStretch": 1.6,
+    "mouthStretch": 1.4,
     "mouthUpperUp": 1.4,
 }
 """How much further than the regression says an action must move for the landmarker to read it back in full, by name
 without side. Its landmarks lean towards what is usual in the skin around them, so they understate a warp."""
-GAZE_REACH_CM = {"eyeLookUp": (0.0, -0.45), "eyeLookDown": (0.0, 0.5)}
+GAZE_REACH_CM = {"eyeLookUp": (0.0, -0.6), "eyeLookDown": (0.0, 0.6)}
 """Travel of the iris, right and down, at coefficient 1, where lids that follow the gaze hide it from the regression."""
 
 
@@ -122,7 +122,8 @@ def _region(name: str, canonical_face: Tensor) -> Tensor:
     y = canonical_face[:, 1]
     if name.startswith("eye"):
         iris = IRISES[int(name.endswith("Left"))]
-        return 1 - smoothstep(((canonical_face[:, :2] - canonical_face[iris[0], :2]).norm(dim=1) - 2.2) / 1.6)
+        reach = 3.2 if name.startswith("eyeSquint") else 2.2
+        return 1 - smoothstep(((canonical_face[:, :2] - canonical_face[iris[0], :2]).norm(dim=1) - reach) / 1.6)
     if name.startswith("brow"):
         return 1 - smoothstep((y + 2.2) / 2.4)
     return smoothstep((y + 2.8) / 3.3)

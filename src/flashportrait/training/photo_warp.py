@@ -37,9 +37,9 @@ ANGLE_LIMITS = (math.radians(25), math.radians(18), math.radians(20))
 """Largest change of yaw, pitch and roll from the photo's own; beyond, the mesh shows sides that the photo lacks."""
 HIDDEN_SIDE_CAUTION = 0.6
 """A photo turned by an angle may turn back past its front by this much of it less: that side of it is foreshortened."""
-SHIFT_LIMIT = 0.2
+SHIFT_LIMIT = 0.12
 """Largest move of the head, in units of the face's height."""
-LOG_SCALE_LIMIT = 0.2
+LOG_SCALE_LIMIT = 0.15
 DEPTH_GAIN = 1.3
 """Correction of the landmarks' depths, calibrated so that a head turned by an angle is read as turned by it."""
 RINGS = (0.05, 0.12, 0.22, 0.35, 0.5, 0.7, 1.0)
@@ -50,7 +50,7 @@ MAX_OPENNESS = 1.6
 """Widest opening of the lids, over the photo's own."""
 CREASE_SHARE = 0.35
 """How far the skin above an upper lid follows it down, so that a closed lid is made of more than its darkest edge."""
-GAZE_LIMIT = (0.3, 0.16)
+GAZE_LIMIT = (0.3, 0.22)
 """Largest shift of an iris across and along the picture, in units of the eye's width."""
 
 
