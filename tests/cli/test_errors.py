@@ -59,7 +59,7 @@ def test_bad_inputs_and_outputs_are_refused_before_any_model_is_loaded(
         ((portrait, tmp_path / "other.safetensors", "-o", out), "safetensors"),
         ((portrait, clip, "-o", tmp_path / "no" / "out.mp4"), "no folder"),
         ((portrait, clip, "-o", tmp_path / "folder.mp4"), "is a folder"),
-        ((portrait, clip, "-o", tmp_path / "out.avi"), "kind of video"),
+        ((portrait, clip, "-o", tmp_path / "out.avi"), "kind of file"),
         ((portrait, clip, "-o", tmp_path / "link.mp4"), "also an input"),
         ((portrait, clip, "-o", tmp_path / "hard.mp4"), "also an input"),
         ((portrait, clip, "-o", out, "--trim", "9:12"), "trim"),
@@ -125,9 +125,9 @@ def test_no_face_names_the_frames_looked_at(
 
 
 def test_extract_and_faces_refuse_bad_places(tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "end it in .safetensors" in refused(capsys, "extract", clip, "-o", tmp_path / "motion.mp4")
+    assert "end its name in .safetensors" in refused(capsys, "extract", clip, "-o", tmp_path / "motion.mp4")
     assert "no folder" in refused(capsys, "extract", clip, "-o", tmp_path / "no" / "motion.safetensors")
-    assert "end it in .png" in refused(capsys, "faces", clip, "-o", tmp_path / "sheet.mp4")
+    assert "end its name in .png" in refused(capsys, "faces", clip, "-o", tmp_path / "sheet.mp4")
     assert "no file" in refused(capsys, "faces", tmp_path / "no.png")
     assert "no weight named bigger" in refused(capsys, "download", "bigger")
 

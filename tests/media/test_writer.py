@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from clips import SAMPLE_RATE, beep_onsets, index_of, make_clip, numbered_frame, video_times
 from flashportrait.errors import UserError
+from flashportrait.media.place import written_whole
 from flashportrait.media.provenance import DIGITAL_SOURCE_TYPE, is_marked
 from flashportrait.media.reader import VideoReader
 from flashportrait.media.writer import VideoWriter, check_output
@@ -129,6 +130,12 @@ def test_real_sound_is_copied_packet_for_packet(shared: Path, tmp_path: Path) ->
             return [(p.pts * p.time_base, bytes(p)) for p in container.demux(container.streams.audio[0]) if p.size]
 
     assert packets(tmp_path / "out.mp4") == packets(clip)
+    lengths = []
+    for path in (clip, tmp_path / "out.mp4"):
+        with av.open(str(path)) as container:
+            sound = container.streams.audio[0]
+            lengths.append(float(sound.duration * sound.time_base))
+    assert lengths[1] == pytest.approx(lengths[0], abs=1e-4)
 
 
 def test_colours_survive(tmp_path: Path) -> None:
@@ -235,7 +242,7 @@ def test_bad_places_are_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "soft.mp4").symlink_to(clip)
     (tmp_path / "hard.mp4").hardlink_to(clip)
     reasons = {
-        "out.xyz": "kind of video",
+        "out.xyz": "kind of file",
         "nowhere/out.mp4": "no folder",
         "folder.mp4": "is a folder",
         "in.mp4": "also an input",
@@ -252,3 +259,21 @@ def test_half_a_second_of_silence_is_not_mistaken_for_a_beep(tmp_path: Path) -> 
     """The measuring itself: beeps are found where they were put."""
     clip = make_clip(tmp_path / "in.mkv", 50, 25, sound_seconds=2, sound_codec="pcm_s16le")
     assert beep_onsets(clip) == pytest.approx([0.5, 1.5], abs=20 / SAMPLE_RATE)
+
+
+def test_a_file_of_any_kind_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    with written_whole(path) as part:
+        part.write_bytes(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+
+    def fail() -> None:
+        with written_whole(path) as part:
+            part.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="disk is full"):
+        fail()
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]

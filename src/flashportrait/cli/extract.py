@@ -7,7 +7,6 @@ from pathlib import Path
 
 from flashportrait.cli.console import Console
 from flashportrait.cli.options import add_clip_options, add_face_options
-from flashportrait.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Track one face and write a row per frame."""
+    from flashportrait.media.place import check_place
     from flashportrait.media.reader import VideoReader
-    from flashportrait.media.writer import check_place
 
-    if args.output.suffix.lower() != ".safetensors":
-        raise UserError(f"'{args.output}' is no name for a motion template: end it in .safetensors")
-    check_place(args.output, [args.driving])
+    check_place(args.output, [".safetensors"], [args.driving])
     reader = VideoReader(args.driving, trim=args.trim, fps=args.fps)
     if reader.info.variable_rate:
         rate = reader.info.rate

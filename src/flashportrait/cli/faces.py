@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from flashportrait.cli.console import Console
 from flashportrait.cli.options import table
-from flashportrait.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,12 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """List the faces, and draw them if asked."""
-    from flashportrait.media.writer import check_place
+    from flashportrait.media.place import check_place, written_whole
 
     if args.output is not None:
-        if args.output.suffix.lower() not in SHEET_SUFFIXES:
-            raise UserError(f"'{args.output}' is no picture's name: end it in {', '.join(SHEET_SUFFIXES)}")
-        check_place(args.output, [args.media])
+        check_place(args.output, SHEET_SUFFIXES, [args.media])
     frames = _frames(args.media)
 
     from flashportrait.face.blendshapes import FaceLandmarker
@@ -38,7 +35,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     sheet, faces = contact_sheet(frames, FaceLandmarker())
     if args.output is not None:
-        sheet.save(args.output)
+        with written_whole(args.output) as part:
+            sheet.save(part)
     headings = ("face", "frame", "box", "size", "score", "yaw", "pitch", "roll")
     text = table([[face[name] for name in headings] for face in faces], headings)
     console.result({"output": args.output, "faces": faces}, text)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +18,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
-from flashportrait.errors import UserError
 from flashportrait.media.audio import AudioTrack
+from flashportrait.media.place import check_place, disk_errors, part_of
 from flashportrait.media.provenance import append_xmp_box, container_tags
 from flashportrait.media.reader import AudioSpan
 
@@ -30,13 +29,14 @@ KEYFRAME_SECONDS = 2
 MAX_TICKS_PER_SECOND = 1_000_000
 """Finest clock to write; times that need a finer one are rounded to it."""
 
+MIN_MOVIE_TICKS_PER_SECOND = 90_000
+"""Least fine clock for a file's durations, so that the sound's is right to a sample or so."""
+
 AUDIO_PREROLL_SECONDS = Fraction(1, 20)
 """Two AAC packets: the run-in that encoders put before the first sample."""
 
 BT709 = 1
 """The code of ITU-R BT.709 in H.273, for matrix, primaries and transfer alike."""
-
-FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Container(NamedTuple):
@@ -83,24 +83,8 @@ def check_output(path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
         UserError: an unknown kind of file, a missing or closed folder, a folder, or one of `inputs` by any name.
     """
     path = Path(path)
-    if path.suffix.lower() not in CONTAINERS:
-        raise UserError(f"'{path}' is no kind of video this writes: end its name in {', '.join(CONTAINERS)}")
-    check_place(path, inputs)
+    check_place(path, CONTAINERS, inputs)
     return path
-
-
-def check_place(path: Path, inputs: Iterable[str | Path] = ()) -> None:
-    """As `check_output`, for a file of any kind."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise UserError(f"there is no folder '{folder}' for '{path.name}': make it first")
-    if path.is_dir():
-        raise UserError(f"'{path}' is a folder: give the name of a file to write")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"the folder '{folder}' can't be written to: choose another")
-    for source in map(Path, inputs):
-        if path.exists() and source.exists() and path.samefile(source):
-            raise UserError(f"'{path}' is also an input, and would be overwritten: give another name")
 
 
 class VideoWriter:
@@ -136,7 +120,7 @@ class VideoWriter:
         mark: bool = True,
     ):
         self.path = check_output(path, [audio.path] if audio else [])
-        self.part = self.path.with_name(f".{self.path.stem}.part{self.path.suffix}")
+        self.part = part_of(self.path)
         self.rate = rate
         self.frames = 0
         self._kind = CONTAINERS[self.path.suffix.lower()]
@@ -170,7 +154,7 @@ class VideoWriter:
 
     def write(self, frame: np.ndarray) -> None:
         """Add one uint8 RGB frame [h, w, 3]; all must be of one size."""
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             if self._container is None:
                 self._open(frame.shape)
             assert frame.shape == self._shape, (frame.shape, self._shape)
@@ -192,8 +176,9 @@ class VideoWriter:
         self._shape = shape
         options = dict(kind.muxer_options)
         if kind.edit_lists:
-            # Edit lists count in the movie's clock, whose default of milliseconds would round the duration.
-            options["movie_timescale"] = str(self._time_base.denominator)
+            # Edit lists count in the movie's clock, whose default of milliseconds would round the durations.
+            ticks = self._time_base.denominator
+            options["movie_timescale"] = str(ticks * math.ceil(MIN_MOVIE_TICKS_PER_SECOND / ticks))
         self._container = av.open(str(self.part), "w", format=kind.muxer, container_options=options)
         if self._mark:
             self._container.metadata.update(container_tags(self._model))
@@ -214,7 +199,7 @@ class VideoWriter:
     def _finish(self) -> None:
         """Write what is buffered, close, mark, and put the file in place."""
         assert self._container is not None, "no frame was written"
-        with _disk_errors(self.path):
+        with disk_errors(self.path):
             self._container.mux(self._stream.encode(None))
             if self._audio is not None:
                 self._audio.advance(None)
@@ -232,16 +217,6 @@ class VideoWriter:
             with contextlib.suppress(OSError):
                 self._container.close()
         self.part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL_ERRNOS:
-            raise UserError(f"the disk is full: '{path}' was not written; make room in '{path.parent}'") from error
-        raise
 
 
 def _picture(frame: np.ndarray) -> VideoFrame:
