@@ -196,8 +196,9 @@ class MotionFeatures:
                 part = Path(folder) / path.name
                 save_file(tensors, part, metadata)
                 os.replace(part, path)
-        except OSError as error:
-            raise UserError(f"{path} can't be written ({error.strerror or error}); choose another place") from error
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{path} can't be written ({reason}); choose another place") from error
 
     @classmethod
     def load(cls, path: str | Path) -> MotionFeatures:
