@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from flashportrait.sampling.solver import Step, steps_of
 from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_count
 from flashportrait.settings import SamplingSettings
 from flashportrait.weights.folder import check_components, model_folder
+from flashportrait.workdir import WorkDirectory, describe_run, model_digest
 
 StepCallback = Callable[["FlashPortraitPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
 """``callback(pipeline, step_index, timestep, {"latents": ...})``, after each step of each window; may return other
@@ -127,6 +129,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         stream: bool = False,
         progress: bool = True,
         callback_on_step_end: StepCallback | None = None,
+        work: WorkDirectory | None = None,
         **sampling: Any,
     ) -> PortraitVideo:
         """Animate ``portrait`` with the motion of ``driving``.
@@ -145,6 +148,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             stream: return at once and make frames as they are asked for, rather than all of them now.
             progress: show progress bars.
             callback_on_step_end: sees, and may change, the latents after each step of each window.
+            work: where progress is kept, so that the same call with the same folder goes on where it stopped.
             **sampling: fields of ``SamplingSettings``; the model's own defaults unless given.
 
         Returns:
@@ -158,7 +162,11 @@ class FlashPortraitPipeline(DiffusionPipeline):
         with report.stage("portrait"):
             framed = frame_portrait(portrait, self.framing, face, size)
         with report.stage("motion"):
-            filmed = load_motion(driving, self.config.motion_layout, face, progress=progress)
+            filmed = work.motion() if work is not None else None
+            if filmed is None:
+                filmed = load_motion(driving, self.config.motion_layout, face, progress=progress)
+                if work is not None:
+                    work.save_motion(filmed)
             motion = shape_motion(filmed, controls or MotionControls(), framed.row)
         report.missing_faces = list(motion.missing)
 
@@ -167,7 +175,10 @@ class FlashPortraitPipeline(DiffusionPipeline):
         with report.stage("conditions"):
             conditions = self.encode_conditions(framed.pixels, motion.values, len(plan[0]), prompt, negative_prompt)
         noise = self._noise(plan, conditions, seed, generator, latents)
-        parts = self._denoise(noise, conditions, plan, settings, report, progress, callback_on_step_end)
+        if work is not None:
+            prompts = {"prompt": prompt, "negative_prompt": negative_prompt}
+            work.bind({**self._identity(), **describe_run(settings, noise, framed, motion), **prompts})
+        parts = self._denoise(noise, conditions, plan, settings, report, progress, callback_on_step_end, work)
         frames = self._decode(report.timed("denoise", parts), len(motion), report, framed.scaled_to)
         video = PortraitVideo(frames, length=len(motion), rate=motion.rate, report=report)
         if not stream:
@@ -282,6 +293,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         report: RunReport,
         progress: bool = True,
         callback: StepCallback | None = None,
+        work: WorkDirectory | None = None,
     ) -> Iterator[tuple[Window, Tensor]]:
         """Yield windows with their final latent frames, in order."""
         device = self._execution_device
@@ -315,9 +327,18 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 return noise(first, stop).to(device, torch.float32)
 
             run = denoiser(settings.schedule, velocity, self.scheduler, plan, start, on_step=on_step)
-            for finished in run.run():
-                yield from finished
+            if work is not None:
+                yield from work.run(run, plan, prediction)
+            else:
+                yield from chain.from_iterable(run.run())
         self.maybe_free_model_hooks()
+
+    def _identity(self) -> dict[str, str]:
+        """What of this pipeline decides the numbers, besides the settings."""
+        modules = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
+        scheduler = f"{type(self.scheduler).__name__} {dict(self.scheduler.config)}"
+        place = f"{self._execution_device.type} {self.transformer.dtype}"
+        return {"model": model_digest(modules), "scheduler": scheduler, "device": place}
 
     def _set_steps(self, settings: SamplingSettings, device: torch.device) -> list[Step]:
         if settings.sigmas is not None:
@@ -339,7 +360,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         for _, latents in parts:
             for latent in latents.split(1, dim=2):
                 with report.stage("decode"):
-                    pictures = to_pictures(decoder.push(latent)[0], scaled_to)
+                    pictures = to_pictures(decoder.push(latent.to(self._execution_device))[0], scaled_to)
                 report.note_memory()
                 for picture in pictures[: frames - report.frames]:
                     report.note_frame()

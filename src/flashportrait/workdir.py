@@ -1,0 +1,325 @@
+"""A folder beside the output from which an interrupted run goes on: what it was given, and how far it has come.
+
+    manifest.json             command, hashes of inputs, settings, versions
+    motion.safetensors        the driving clip's motion rows, as filmed
+    window-00012.safetensors  finished latents of a window
+    state-00012.safetensors   what the sampler needs to go on, after its 12th round of work; the newest two are kept
+
+Every file appears whole or not at all, and carries its own hash, so that a damaged one is told from a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from flashportrait.errors import UserError
+from flashportrait.face.motion import MotionFeatures
+from flashportrait.inputs import FramedPortrait
+from flashportrait.sampling.denoise import Denoiser
+from flashportrait.sampling.noise import FrameNoise, GivenNoise
+from flashportrait.sampling.predictor import PredictionState
+from flashportrait.sampling.windows import Window, WindowPlan
+from flashportrait.settings import SamplingSettings
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".work"
+FORMAT_VERSION = 1
+STATE_INTERVAL_SECONDS = 10.0
+"""Least time between two saved states: how much work a crash may cost."""
+VERSIONED_PACKAGES = ("flashportrait", "torch", "diffusers")
+"""Packages whose version decides the numbers."""
+
+
+class WorkDirectory:
+    """The folder of one run. Made by :meth:`create`, found again by :meth:`open`."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self._manifest = manifest
+        self.state_interval_seconds = STATE_INTERVAL_SECONDS
+
+    @classmethod
+    def beside(cls, output: str | Path) -> Path:
+        """Where the work directory of an output lies: ``OUT.mp4.work``."""
+        output = Path(output)
+        return output.with_name(output.name + SUFFIX)
+
+    @classmethod
+    def create(cls, path: str | Path, command: Mapping[str, Any], inputs: Mapping[str, str | Path]) -> WorkDirectory:
+        """Make the folder of a new run; what an older run left there is removed.
+
+        Args:
+            path: of the folder.
+            command: whatever the caller needs to set the run up again, fit for JSON.
+            inputs: files that the run reads, by role; their contents must not change until it is done.
+
+        Raises:
+            UserError: it can't be written, or something else is there.
+        """
+        path = Path(path)
+        if path.exists() and not (path / "manifest.json").is_file() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} is in the way and is no work directory of ours; move it away")
+        manifest = {
+            "format": FORMAT_VERSION,
+            "command": dict(command),
+            "inputs": {role: _describe_file(Path(file)) for role, file in inputs.items()},
+            "versions": _versions(),
+            "settings": None,
+        }
+        work = cls(path, manifest)
+        with _disk_errors(path):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
+        work._write_manifest()
+        return work
+
+    @classmethod
+    def open(cls, path: str | Path) -> WorkDirectory:
+        """The folder of a run that was interrupted.
+
+        Raises:
+            UserError: it isn't one, or an input or a program version has changed since; says which.
+        """
+        path = Path(path)
+        try:
+            manifest = json.loads((path / "manifest.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise UserError(f"'{path}' is not a work directory ({error}); give the folder OUT.mp4{SUFFIX}") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
+            raise UserError(f"'{path}' was made by another version of the program; start the run anew")
+        changes = [
+            f"{package} was {old} and is {new}" for package, old, new in _differences(manifest["versions"], _versions())
+        ]
+        for role, old in manifest["inputs"].items():
+            file = Path(old["path"])
+            if not file.is_file():
+                changes.append(f"the {role} {file} is gone")
+            elif _describe_file(file) != old:
+                changes.append(f"the {role} {file} has changed")
+        if changes:
+            raise UserError(f"the run in '{path}' can't go on: {'; '.join(changes)}; start it anew")
+        return cls(path, manifest)
+
+    @property
+    def command(self) -> dict[str, Any]:
+        """What :meth:`create` was given."""
+        return dict(self._manifest["command"])
+
+    def bind(self, settings: Mapping[str, Any]) -> None:
+        """Note what decides the result on the first call, and compare with it on later ones.
+
+        Raises:
+            UserError: something is different; says what.
+        """
+        settings = json.loads(json.dumps(settings))
+        if self._manifest["settings"] is None:
+            self._manifest["settings"] = settings
+            self._write_manifest()
+            return
+        changes = [
+            f"{name} was {old} and is {new}" for name, old, new in _differences(self._manifest["settings"], settings)
+        ]
+        if changes:
+            raise UserError(f"the run in '{self.path}' can't go on: {'; '.join(changes)}; start it anew")
+
+    def motion(self) -> MotionFeatures | None:
+        """The motion rows, if they were saved."""
+        file = self.path / "motion.safetensors"
+        return MotionFeatures.load(file) if file.is_file() else None
+
+    def save_motion(self, motion: MotionFeatures) -> None:
+        """Keep the motion rows, so that the driving clip need not be looked at again."""
+        motion.save(self.path / "motion.safetensors")
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it: the run is done."""
+        shutil.rmtree(self.path)
+
+    def run(
+        self, denoiser: Denoiser, plan: WindowPlan, prediction: PredictionState | None = None
+    ) -> Iterator[tuple[Window, Tensor]]:
+        """Run ``denoiser`` from where the folder's run stopped, saving each window and now and then the state.
+
+        Yields all windows with their final latents, the saved ones first.
+
+        Raises:
+            UserError: the disk is full or can't be written.
+        """
+        finished, rounds = self._restore(denoiser, prediction)
+        for index in range(finished):
+            tensors, _ = _read(self._window_file(index))
+            yield plan[index], tensors["latents"]
+        saved_at = time.monotonic()
+        for windows in denoiser.run():
+            rounds += 1
+            for window, latents in windows:
+                self._write(self._window_file(window.index), {"latents": latents}, {})
+            finished += len(windows)
+            if time.monotonic() - saved_at >= self.state_interval_seconds:
+                self._save_state(rounds, finished, denoiser, prediction)
+                saved_at = time.monotonic()
+            yield from windows
+
+    def _restore(self, denoiser: Denoiser, prediction: PredictionState | None) -> tuple[int, int]:
+        """Bring the sampler to the newest state that is whole; returns its finished windows and rounds of work."""
+        for file in sorted(self.path.glob("state-*.safetensors"), reverse=True):
+            content = _read(file)
+            if content is None:
+                logger.warning("%s is damaged; going back to an earlier state", file)
+                continue
+            tensors, plain = content
+            damaged = [index for index in range(plain["finished"]) if _read(self._window_file(index)) is None]
+            if damaged:
+                logger.warning("%s is damaged or gone; going back to an earlier state", self._window_file(damaged[0]))
+                continue
+            denoiser.load_state_dict(_below("sampler.", tensors))
+            if prediction is not None:
+                prediction.load_state_dict({"tensors": _below("prediction.", tensors), "plain": plain["prediction"]})
+            return plain["finished"], plain["rounds"]
+        return 0, 0
+
+    def _save_state(self, rounds: int, finished: int, denoiser: Denoiser, prediction: PredictionState | None) -> None:
+        tensors = {f"sampler.{name}": value for name, value in denoiser.state_dict().items()}
+        plain: dict[str, Any] = {"rounds": rounds, "finished": finished, "prediction": None}
+        if prediction is not None:
+            state = prediction.state_dict()
+            tensors |= {f"prediction.{name}": value for name, value in state["tensors"].items()}
+            plain["prediction"] = state["plain"]
+        self._write(self.path / f"state-{rounds:08}.safetensors", tensors, plain)
+        for old in sorted(self.path.glob("state-*.safetensors"))[:-2]:
+            old.unlink()
+
+    def _window_file(self, index: int) -> Path:
+        return self.path / f"window-{index:08}.safetensors"
+
+    def _write(self, file: Path, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        text = json.dumps(plain)
+        content = save(on_cpu, {"plain": text, "sha256": _digest(on_cpu, text)})
+        with _disk_errors(self.path):
+            _write_whole(file, content)
+
+    def _write_manifest(self) -> None:
+        with _disk_errors(self.path):
+            _write_whole(self.path / "manifest.json", json.dumps(self._manifest, indent=1).encode())
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    """Write a file so that, whatever happens, it holds either its old content or all of the new."""
+    part = file.with_name(file.name + ".part")
+    with part.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(part, file)
+
+
+def describe_run(
+    settings: SamplingSettings, noise: FrameNoise | GivenNoise, portrait: FramedPortrait, motion: MotionFeatures
+) -> dict[str, Any]:
+    """What of a call decides its result, for :meth:`WorkDirectory.bind`."""
+    noise_settings = asdict(noise) if isinstance(noise, FrameNoise) else {"latents": tensor_digest(noise.latents)}
+    return {
+        **asdict(settings),
+        **noise_settings,
+        "portrait": tensor_digest(portrait.pixels),
+        "size": portrait.scaled_to,
+        "motion": tensor_digest(torch.from_numpy(motion.values)),
+        "rate": str(motion.rate),
+    }
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor with its type and shape, in hexadecimal."""
+    return _digest({"": tensor.detach().cpu().contiguous()}, "")
+
+
+def model_digest(modules: Mapping[str, torch.nn.Module]) -> str:
+    """SHA-256 of models' structure and of a sample of each weight: quick even where the weights are large."""
+    digest = hashlib.sha256()
+    for name, module in modules.items():
+        for key, weight in module.state_dict().items():
+            flat = weight.detach().flatten()
+            sample = flat[:: max(1, flat.numel() // 16)][:16].float().cpu()
+            digest.update(f"{name}.{key} {tuple(weight.shape)} {weight.dtype}".encode() + sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and plain data of a file, or None if it is gone or damaged."""
+    try:
+        with safe_open(file, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            metadata = stored.metadata()
+    except (SafetensorError, OSError):
+        return None
+    if metadata is None or metadata.get("sha256") != _digest(tensors, metadata.get("plain", "")):
+        return None
+    return tensors, json.loads(metadata["plain"])
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _describe_file(file: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise UserError(f"{file} can't be read ({error.strerror or error}); check the path") from error
+    return {"path": str(file.resolve()), "bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            yield name, old.get(name), new.get(name)
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in VERSIONED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be written ({error.strerror or error}); make room, then: flashportrait resume {path}"
+        ) from error
