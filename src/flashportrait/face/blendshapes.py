@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,6 +45,9 @@ BLENDSHAPE_LANDMARKS = np.array([
 # fmt: on
 """The 146 landmarks that the blendshape network takes."""
 
+
+STDERR = 2
+"""File descriptor of the standard error."""
 
 Search = Literal["until_found", "all", "whole"]
 
@@ -112,8 +117,9 @@ class TfliteModel:
     def __init__(self, content: bytes, threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        self._interpreter = Interpreter(model_content=content, num_threads=threads)
-        self._interpreter.allocate_tensors()
+        with _native_stderr_silenced():
+            self._interpreter = Interpreter(model_content=content, num_threads=threads)
+            self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
 
@@ -122,6 +128,23 @@ class TfliteModel:
         self._interpreter.set_tensor(self._input, array)
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index) for index in self._outputs]
+
+
+@contextmanager
+def _native_stderr_silenced() -> Iterator[None]:
+    """Drop what native code prints: LiteRT announces its delegate and has no switch for it. Its errors are raised."""
+    try:
+        saved = os.dup(STDERR)
+    except OSError:  # closed, as under pythonw
+        yield
+        return
+    with open(os.devnull, "w") as sink:
+        os.dup2(sink.fileno(), STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(saved, STDERR)
+        os.close(saved)
 
 
 class FaceLandmarker:
