@@ -23,8 +23,10 @@ TEETH_COLOUR = (0.93, 0.89, 0.83)
 THROAT_COLOUR = (0.13, 0.045, 0.045)
 TONGUE_COLOUR = (0.55, 0.26, 0.26)
 SCLERA_COLOUR = (0.86, 0.83, 0.81)
-TEETH_SHOWN_CM = 0.28
+TEETH_SHOWN_CM = 0.36
 """How far the upper teeth reach below the resting upper lip."""
+SLIT_PIXELS = 2.0
+"""Lips parted less than this, on average, count as closed."""
 TOOTH_WIDTH_CM = 0.8
 IRIS_MARGIN = 1.06
 """The landmarks' iris radius times this takes in the dark limbus."""
@@ -88,7 +90,7 @@ def _paint_mouth(layer: Tensor, image: Tensor, points: Tensor, pixels_per_cm: fl
     u = ((pixels - middle) @ across) / pixels_per_cm
     v = ((pixels - upper[len(upper) // 2]) @ down) / pixels_per_cm
     side = (u / half_width.clamp_min(0.5)).abs()
-    teeth_edge = TEETH_SHOWN_CM * (1 - 0.7 * side.square())
+    teeth_edge = TEETH_SHOWN_CM * (1 - 0.6 * side.square())
     teeth = torch.sigmoid((teeth_edge - v) * 1.2 * pixels_per_cm) * torch.sigmoid((0.85 - side) * 14)
     gaps = 1 - 0.18 * torch.exp(-(((u / TOOTH_WIDTH_CM + 0.5) % 1 - 0.5) / 0.07).square())
     tooth_shade = gaps * (1 - 0.45 * side.square()) * (0.86 + 0.14 * torch.tanh(v * 4))
@@ -100,7 +102,9 @@ def _paint_mouth(layer: Tensor, image: Tensor, points: Tensor, pixels_per_cm: fl
     painted = throat + (tongue_colour - throat) * tongue * 0.75
     painted = painted + (enamel * tooth_shade - painted) * teeth
     opening = points_in_polygon(pixels, torch.cat((upper, lower.flip(0)[1:-1])))
-    keep = _soften(opening, grow=1, blur=1) * opening.any()
+    # Between nearly closed lips the photo shows lip, not mouth.
+    gap = (lower - upper)[1:-1].norm(dim=1).mean()
+    keep = _soften(opening, grow=1, blur=1) * ((gap - SLIT_PIXELS) / SLIT_PIXELS).clamp(0, 1)
     layer[:, rows, columns] = painted + (image[:, rows, columns] - painted) * keep
 
 

@@ -30,7 +30,7 @@ from flashportrait.training.face_mesh import (
     load_face_mesh,
     smoothstep,
 )
-from flashportrait.training.photo_interior import paint_interior
+from flashportrait.training.photo_interior import SLIT_PIXELS, paint_interior
 from flashportrait.training.rasterizer import barycentric_maps, rasterize
 
 ANGLE_LIMITS = (math.radians(25), math.radians(18), math.radians(20))
@@ -237,7 +237,11 @@ class PhotoRig:
         """Atlas position, in pixels, of each triangle's corners [t f 3 2]; openings look into the interior layer."""
         texture = self.rest[self.triangles, :2].expand(len(inner), -1, -1, -1).clone()
         below = texture.new_tensor([0.0, self.side + 2.0 * self.margin])
-        texture[:, self.mouth_hole] = inner[:, self.triangles[self.mouth_hole]] + below
+        gap = (inner[:, list(INNER_LIPS_LOWER[1:-1]), 1] - inner[:, list(INNER_LIPS_UPPER[1:-1]), 1]).mean(1)
+        own_gap = (self.rest[list(INNER_LIPS_LOWER[1:-1]), 1] - self.rest[list(INNER_LIPS_UPPER[1:-1]), 1]).mean()
+        closed = (gap < SLIT_PIXELS) & (own_gap < SLIT_PIXELS)
+        mouth = inner[:, self.triangles[self.mouth_hole]] + below
+        texture[:, self.mouth_hole] = torch.where(closed[:, None, None, None], texture[:, self.mouth_hole], mouth)
         for hole, upper, iris in zip(self.eye_holes, UPPER_LIDS, IRISES, strict=True):
             corners = [upper[0], upper[-1]]
             moved = offsets[:, list(iris)].mean(1) - offsets[:, corners].mean(1)
