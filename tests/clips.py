@@ -63,7 +63,8 @@ def make_clip(
         stream.codec_context.gop_size = 12
         if rotation or mirrored:
             stream.set_display_rotation(-rotation, hflip=mirrored)
-        sound = container.add_stream(sound_codec, rate=SAMPLE_RATE, layout="mono") if sound_seconds else None
+        sound_rate = 48_000 if sound_codec == "libopus" else SAMPLE_RATE
+        sound = container.add_stream(sound_codec, rate=sound_rate, layout="mono") if sound_seconds else None
         for index in range(frames):
             picture = av.VideoFrame.from_ndarray(numbered_frame(index, *size), format="rgb24")
             picture.time_base = base

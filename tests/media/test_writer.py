@@ -69,6 +69,8 @@ def test_the_header_states_frames_and_rate(tmp_path: Path) -> None:
         ("in.mp4", "out.mp4", "aac", True),
         ("in.mkv", "out.mp4", "libmp3lame", True),
         ("in.mkv", "out.mp4", "pcm_s16le", False),
+        ("in.mkv", "out.mp4", "libopus", True),
+        ("in.ts", "out.mp4", "aac", True),
         ("in.mp4", "out.mkv", "aac", True),
         ("in.mp4", "out.mov", "aac", True),
         ("in.mp4", "out.webm", "aac", False),
@@ -78,7 +80,9 @@ def test_sound_stays_in_sync(tmp_path: Path, source: str, target: str, sound_cod
     clip = make_clip(tmp_path / source, 90, NTSC, sound_seconds=3, sound_codec=sound_codec)
     out = tmp_path / target
     copy(clip, out)
-    assert beep_onsets(out) == pytest.approx(beep_onsets(clip), abs=0.002 if copied else 0.012)
+    expected = [onset - float(video_times(clip)[0]) for onset in beep_onsets(clip)]
+    assert expected == pytest.approx([0.5, 1.5, 2.5], abs=0.012)
+    assert beep_onsets(out) == pytest.approx(expected, abs=0.002 if copied else 0.012)
     assert video_times(out)[0] == 0
     with av.open(str(clip)) as a, av.open(str(out)) as b:
         kept = (
@@ -136,6 +140,14 @@ def test_real_sound_is_copied_packet_for_packet(shared: Path, tmp_path: Path) ->
             sound = container.streams.audio[0]
             lengths.append(float(sound.duration * sound.time_base))
     assert lengths[1] == pytest.approx(lengths[0], abs=1e-4)
+
+
+def test_any_file_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    clip = make_clip(tmp_path / "plain.mp4", 3, sound_seconds=1).rename("take 1: 50%d café.mp4")
+    made = copy(Path(clip.name), Path("file:out'1.mp4"))
+    assert made.info.frames == 3
+    assert made.info.has_audio
 
 
 def test_colours_survive(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import av
 from av.audio.resampler import AudioResampler
+from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
 from av.packet import Packet
 
@@ -44,7 +45,7 @@ class AudioTrack:
         self._span = span
         self._preroll = preroll
         self._output = output
-        self._input = av.open(str(span.path), metadata_errors="ignore")
+        self._input = av.open(str(span.path.absolute()), metadata_errors="ignore")
         self._source = next(s for s in self._input.streams.audio if s.codec_context is not None)
         self.copies = self._source.codec_context.codec.canonical_name in copied
         if self.copies:
@@ -92,6 +93,7 @@ class AudioTrack:
     def _copied(self) -> Iterator[Packet]:
         base = self._source.time_base
         shift, last = round(self._span.start / base), None
+        unpack = BitStreamFilterContext("aac_adtstoasc", self._source) if self._is_adts() else None
         for packet, _ in self._sources():
             pts = packet.pts if packet.pts is not None else packet.dts
             dts = packet.dts if packet.dts is not None else packet.pts
@@ -100,8 +102,14 @@ class AudioTrack:
                 continue
             last = dts
             packet.pts, packet.dts = pts - shift, dts - shift
-            packet.stream = self._stream
-            yield packet
+            for ready in [packet] if unpack is None else unpack.filter(packet):
+                ready.stream = self._stream
+                yield ready
+
+    def _is_adts(self) -> bool:
+        """Whether this is AAC whose packets each carry their own header (broadcast), which files keep once."""
+        context = self._source.codec_context
+        return context.codec.canonical_name == "aac" and not context.extradata
 
     def _encoded(self) -> Iterator[Packet]:
         context = self._stream.codec_context

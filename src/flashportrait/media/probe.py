@@ -70,7 +70,8 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if path.is_dir():
         raise UserError(f"'{path}' is a folder: give a video file")
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        # Absolute, lest a colon in the name is taken for the end of a protocol's.
+        container = av.open(str(path.absolute()), metadata_errors="ignore")
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"'{path}' can't be read as a video ({_reason(error)}): give a complete one") from error
     with container:

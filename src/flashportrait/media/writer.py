@@ -71,7 +71,13 @@ CONTAINERS = {
     ".mov": Container("mov", "libx264", _X264, _MP4_AUDIO - {"opus", "flac"} | _PCM, "aac", _FRAGMENTED, True),
     ".mkv": Container("matroska", "libx264", _X264, _MP4_AUDIO | _PCM | {"vorbis", "dts"}, "aac", {}, False),
     ".webm": Container(
-        "webm", "libvpx-vp9", {"crf": "24", "row-mt": "1"}, frozenset({"opus", "vorbis"}), "libopus", {}, False
+        "webm",
+        "libvpx-vp9",
+        {"crf": "24", "row-mt": "1", "cpu-used": "4"},
+        frozenset({"opus", "vorbis"}),
+        "libopus",
+        {},
+        False,
     ),
 }
 
@@ -179,7 +185,7 @@ class VideoWriter:
             # Edit lists count in the movie's clock, whose default of milliseconds would round the durations.
             ticks = self._time_base.denominator
             options["movie_timescale"] = str(ticks * math.ceil(MIN_MOVIE_TICKS_PER_SECOND / ticks))
-        self._container = av.open(str(self.part), "w", format=kind.muxer, container_options=options)
+        self._container = av.open(str(self.part.absolute()), "w", format=kind.muxer, container_options=options)
         if self._mark:
             self._container.metadata.update(container_tags(self._model))
         stream = self._container.add_stream(
