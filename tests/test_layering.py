@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED_INSIDE_FUNCTIONS = {("models", "weights")}
 """``Model.from_official`` hands itself to the conversion tables: the one way up, taken only when it is called."""
 
-FLOW = {"pipeline", "conditioning", "inputs", "prompts", "result", "settings", "workdir"}
+FLOW = {"pipeline", "conditioning", "inputs", "loading", "prompts", "result", "settings", "workdir"}
 SHELLS = {"__init__", "__main__"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save_file
 from flashportrait.errors import UserError
 from flashportrait.face.motion import BLENDSHAPES, PDFGC, MotionFeatures
 from flashportrait.inputs import MotionControls
+from flashportrait.loading import load_pipeline
 from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.portrait_encoder import PortraitEncoder
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
-from flashportrait.pipeline import FlashPortraitPipeline, load_pipeline
+from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
+from flashportrait.workdir import WorkDirectory
 
 RATE = Fraction(30000, 1001)
 DEFAULTS = {"num_inference_steps": 2, "window": 4, "overlap": 2}
@@ -318,6 +320,45 @@ def test_multistep_solvers_give_one_result_over_windows(pipeline, conditions, sc
         **conditions, num_inference_steps=4, window=4, overlap=2, emotion_scale=1, schedule=schedule
     )
     assert (latents - many_steps).norm() < (four_steps - many_steps).norm()
+
+
+class Killed(Exception):
+    """Stands for the process being killed."""
+
+
+@pytest.mark.parametrize("schedule", ["synchronous", "diagonal", "causal"])
+@pytest.mark.parametrize("speed", ["exact", "fast"])
+def test_a_run_killed_and_continued_gives_the_same_frames(pipeline, portrait, tmp_path, schedule, speed):
+    given = {"schedule": schedule, "speed": speed, "num_inference_steps": 12, "progress": False}
+    whole = pipeline(portrait, motion(38), **given).frames
+    work = WorkDirectory.create(tmp_path / "work", {}, {})
+    calls = 0
+
+    def kill(pipe, step, timestep, values):
+        nonlocal calls
+        calls += 1
+        if calls in (17, 40):
+            raise Killed
+
+    for _ in range(2):
+        work.state_interval_seconds = 0
+        with pytest.raises(Killed):
+            pipeline(portrait, motion(38), work=work, callback_on_step_end=kill, **given)
+        work = WorkDirectory.open(tmp_path / "work")
+    video = pipeline(portrait, "the driving clip is not looked at again", work=work, **given)
+    assert np.array_equal(video.frames, whole)
+    assert video.report.steps_computed + video.report.steps_predicted < 5 * 12
+
+
+def test_a_run_is_not_continued_with_other_settings(pipeline, portrait, tmp_path):
+    work = WorkDirectory.create(tmp_path / "work", {}, {})
+    pipeline(portrait, motion(9), work=work)
+    with pytest.raises(UserError, match="seed was 0 and is 1"):
+        pipeline(portrait, motion(9), work=work, seed=1)
+    with pytest.raises(UserError, match="portrait was"):
+        pipeline(portrait.rotate(90), motion(9), work=work)
+    with pytest.raises(UserError, match="predictor was None"):
+        pipeline(portrait, motion(9), work=work, predictor=AdaptiveLatentPrediction())
 
 
 def test_saved_and_loaded_it_gives_the_same_frames(pipeline, portrait, tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 
 _EXPORTS = {
     "FlashPortraitPipeline": "flashportrait.pipeline",
-    "load_pipeline": "flashportrait.pipeline",
+    "load_pipeline": "flashportrait.loading",
     "PortraitVideo": "flashportrait.result",
     "MotionFeatures": "flashportrait.face.motion",
     "AdaptiveLatentPrediction": "flashportrait.sampling.predictor",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import FaceLandmarker
-from flashportrait.face.motion import BLENDSHAPES, LAYOUTS, MotionFeatures, MotionLayout
+from flashportrait.face.motion import LAYOUTS, PDFGC, MotionFeatures, MotionLayout
+from flashportrait.face.pdfgc import extract_pdfgc_motion, load_pdfgc
 from flashportrait.face.tracker import FaceTracker, choose_face, extract_motion
 from flashportrait.media.portrait import load_portrait
 from flashportrait.media.reader import VideoReader
@@ -184,21 +185,18 @@ def shape_motion(motion: MotionFeatures, controls: MotionControls, portrait_row:
 def _extract(
     frames: VideoReader | Iterable[np.ndarray], layout: MotionLayout, choice: FaceChoice, progress: bool
 ) -> MotionFeatures:
-    if layout != BLENDSHAPES:
-        raise UserError(
-            f"this model takes {layout.name} motion, which isn't read from video here; give a motion template made "
-            "with `flashportrait extract --extractor pdfgc`"
-        )
-    tracker = FaceTracker(FaceLandmarker(), choice.driving, choice.driving_box)
     rate, total = FRAMES_RATE, None
     if isinstance(frames, VideoReader):
         rate, total = frames.info.rate, frames.info.frames
     with _progress_bar("motion", total, progress) as advance:
-        return extract_motion(frames, rate, tracker, advance)
+        if layout == PDFGC:
+            tracker, encoder = load_pdfgc(face=choice.driving, face_box=choice.driving_box)
+            return extract_pdfgc_motion(frames, rate, tracker, encoder, advance)
+        return extract_motion(frames, rate, FaceTracker(FaceLandmarker(), choice.driving, choice.driving_box), advance)
 
 
 @contextmanager
-def _progress_bar(name: str, total: int | None, shown: bool) -> Iterable[Callable[[int], object]]:
+def _progress_bar(name: str, total: int | None, shown: bool) -> Iterator[Callable[[int], object]]:
     from tqdm.auto import tqdm
 
     with tqdm(desc=name, total=total, unit="frame", disable=not shown, delay=1) as bar:

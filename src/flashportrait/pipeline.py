@@ -21,7 +21,6 @@ from PIL import Image
 from torch import Tensor
 
 from flashportrait.conditioning import Conditions, GuidedVelocity, portrait_clip, reference_with_mask
-from flashportrait.errors import UserError
 from flashportrait.inputs import (
     DrivingSource,
     FaceChoice,
@@ -36,16 +35,16 @@ from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.streaming_vae import encode_clip, streaming_decoder
 from flashportrait.prompts import encode_prompt
 from flashportrait.result import PortraitVideo, RunReport, to_pictures
-from flashportrait.sampling.denoise import Noise, denoiser
+from flashportrait.sampling.denoise import denoiser
 from flashportrait.sampling.guidance import Guidance
 from flashportrait.sampling.hooks import network_prediction
-from flashportrait.sampling.noise import FrameNoise, GivenNoise
+from flashportrait.sampling.noise import GivenNoise, Noise, choose_noise
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
 from flashportrait.sampling.solver import Step, steps_of
 from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_count
 from flashportrait.settings import SamplingSettings
-from flashportrait.weights.folder import check_components, model_folder
-from flashportrait.workdir import WorkDirectory, describe_run, model_digest
+from flashportrait.weights.folder import check_components
+from flashportrait.workdir import WorkDirectory, describe_model, describe_run
 
 StepCallback = Callable[["FlashPortraitPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
 """``callback(pipeline, step_index, timestep, {"latents": ...})``, after each step of each window; may return other
@@ -165,8 +164,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
             filmed = work.motion() if work is not None else None
             if filmed is None:
                 filmed = load_motion(driving, self.config.motion_layout, face, progress=progress)
-                if work is not None:
-                    work.save_motion(filmed)
+            if work is not None:
+                work.save_motion(filmed)
             motion = shape_motion(filmed, controls or MotionControls(), framed.row)
         report.missing_faces = list(motion.missing)
 
@@ -174,10 +173,12 @@ class FlashPortraitPipeline(DiffusionPipeline):
         report.windows = len(plan)
         with report.stage("conditions"):
             conditions = self.encode_conditions(framed.pixels, motion.values, len(plan[0]), prompt, negative_prompt)
-        noise = self._noise(plan, conditions, seed, generator, latents)
+        height, width = conditions.reference_latents.shape[-2:]
+        noise_shape = (self.transformer.config.out_channels, plan.latent_frames, height, width)
+        noise = choose_noise(noise_shape, seed, generator, latents)
         if work is not None:
             prompts = {"prompt": prompt, "negative_prompt": negative_prompt}
-            work.bind({**self._identity(), **describe_run(settings, noise, framed, motion), **prompts})
+            work.bind({**prompts, **describe_model(self), **describe_run(settings, noise, framed, motion)})
         parts = self._denoise(noise, conditions, plan, settings, report, progress, callback_on_step_end, work)
         frames = self._decode(report.timed("denoise", parts), len(motion), report, framed.scaled_to)
         video = PortraitVideo(frames, length=len(motion), rate=motion.rate, report=report)
@@ -265,24 +266,6 @@ class FlashPortraitPipeline(DiffusionPipeline):
         rows = torch.from_numpy(motion)[None]
         return Conditions(*texts, image_embeds, reference, rows).to(device, self.transformer.dtype)
 
-    def _noise(
-        self,
-        plan: WindowPlan,
-        conditions: Conditions,
-        seed: int,
-        generator: torch.Generator | None,
-        latents: Tensor | None,
-    ) -> Noise:
-        height, width = conditions.reference_latents.shape[-2:]
-        shape = (self.transformer.config.out_channels, plan.latent_frames, height, width)
-        if latents is not None:
-            if tuple(latents.shape) != (1, *shape):
-                raise UserError(f"latents are {list(latents.shape)}; this clip needs {[1, *shape]}")
-            return GivenNoise(latents)
-        if generator is not None:
-            seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
-        return FrameNoise(seed, shape[0], height, width)
-
     @torch.no_grad()
     def _denoise(
         self,
@@ -333,13 +316,6 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 yield from chain.from_iterable(run.run())
         self.maybe_free_model_hooks()
 
-    def _identity(self) -> dict[str, str]:
-        """What of this pipeline decides the numbers, besides the settings."""
-        modules = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
-        scheduler = f"{type(self.scheduler).__name__} {dict(self.scheduler.config)}"
-        place = f"{self._execution_device.type} {self.transformer.dtype}"
-        return {"model": model_digest(modules), "scheduler": scheduler, "device": place}
-
     def _set_steps(self, settings: SamplingSettings, device: torch.device) -> list[Step]:
         if settings.sigmas is not None:
             self.scheduler.set_timesteps(sigmas=list(settings.sigmas), device=device)
@@ -365,28 +341,3 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 for picture in pictures[: frames - report.frames]:
                     report.note_frame()
                     yield picture
-
-
-def load_pipeline(
-    name_or_path: str | Path = "nano", device: str | torch.device | None = None, dtype: torch.dtype | None = None
-) -> FlashPortraitPipeline:
-    """A pipeline ready to run.
-
-    Args:
-        name_or_path: ``nano``, the embedded model, or the folder of one.
-        device: where to run; the GPU if there is one.
-        dtype: of the networks; as they are stored unless given.
-
-    Raises:
-        UserError: there is no such model, or it is damaged.
-    """
-    device = default_device() if device is None else device
-    pipeline = FlashPortraitPipeline.from_pretrained(model_folder(name_or_path), torch_dtype=dtype)
-    return pipeline.to(device)
-
-
-def default_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

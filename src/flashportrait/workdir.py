@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -229,6 +230,16 @@ def _write_whole(file: Path, content: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(part, file)
+
+
+def describe_model(pipeline: DiffusionPipeline) -> dict[str, str]:
+    """What of a pipeline decides the result, for :meth:`WorkDirectory.bind`."""
+    modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    return {
+        "model": model_digest(modules),
+        "scheduler": f"{type(pipeline.scheduler).__name__} {dict(pipeline.scheduler.config)}",
+        "device": f"{pipeline._execution_device.type} {pipeline.transformer.dtype}",
+    }
 
 
 def describe_run(

@@ -147,7 +147,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
 def _load(args: argparse.Namespace) -> FlashPortraitPipeline:
     from diffusers.utils import logging
 
-    from flashportrait.pipeline import load_pipeline
+    from flashportrait.loading import load_pipeline
 
     (logging.disable_progress_bar if args.quiet else logging.enable_progress_bar)()
     apply_threads(args.threads)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from flashportrait.errors import UserError
+from flashportrait.sampling.noise import Noise
 from flashportrait.sampling.solver import Solver, Step, steps_of
 from flashportrait.sampling.windows import Window, WindowPlan
 
@@ -28,9 +29,6 @@ ORDERS: tuple[Order, ...] = ("synchronous", "diagonal", "causal")
 
 Velocity = Callable[[Tensor, Step, Window], Tensor]
 """``velocity(latents [b c f h w], step, window) -> [b c f h w]``, called once for each window and step."""
-
-Noise = Callable[[int, int], Tensor]
-"""``noise(start, stop) -> [b c f h w]`` float32 for latent frames ``start .. stop - 1``."""
 
 Finished = list[tuple[Window, Tensor]]
 """Windows, each with its owned latent frames, final, [b c owned h w]."""

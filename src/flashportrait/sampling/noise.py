@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from flashportrait.errors import UserError
+
+Noise = Callable[[int, int], Tensor]
+"""``noise(start, stop) -> [b c f h w]`` float32 for latent frames ``start .. stop - 1``."""
 
 _GOLDEN_RATIO_64 = 0x9E3779B97F4A7C15
 _MASK_64 = (1 << 64) - 1
@@ -44,6 +50,27 @@ class GivenNoise:
 
     def __call__(self, start: int, stop: int) -> Tensor:
         return self.latents[:, :, start:stop]
+
+
+def choose_noise(
+    shape: tuple[int, int, int, int],
+    seed: int,
+    generator: torch.Generator | None = None,
+    latents: Tensor | None = None,
+) -> FrameNoise | GivenNoise:
+    """The noise of a clip of latents [c f h w]: ``latents`` [1 c f h w], or from a seed that ``generator`` may draw.
+
+    Raises:
+        UserError: ``latents`` of another shape.
+    """
+    if latents is not None:
+        if tuple(latents.shape) != (1, *shape):
+            raise UserError(f"latents of shape {list(latents.shape)} found; this clip needs {[1, *shape]}")
+        return GivenNoise(latents)
+    if generator is not None:
+        seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+    channels, _, height, width = shape
+    return FrameNoise(seed, channels, height, width)
 
 
 def _mix(seed: int, index: int) -> int:
