@@ -42,6 +42,8 @@ SHIFT_LIMIT = 0.12
 LOG_SCALE_LIMIT = 0.15
 DEPTH_GAIN = 1.3
 """Correction of the landmarks' depths, calibrated so that a head turned by an angle is read as turned by it."""
+LEAST_MOVE_CM = 0.15
+"""Actions that move no landmark this far in the expression basis are unknown to it."""
 RINGS = (0.05, 0.12, 0.22, 0.35, 0.5, 0.7, 1.0)
 """Rings around the face, as fractions of the way from its outline to beyond the picture's border."""
 RING_DEPTH_CM = 2.0
@@ -112,7 +114,7 @@ def limit_motion(own_row: Tensor, motion: Tensor) -> Tensor:
     highest = own_head + limits + hidden.clamp(max=0)
     lowest = own_head - limits + hidden.clamp(min=0)
     head = torch.maximum(torch.minimum(head, highest), lowest)
-    movable = load_face_mesh().to(motion.device).expression_basis.abs().amax((1, 2)) > 0.02
+    movable = load_face_mesh().to(motion.device).expression_basis.abs().amax((1, 2)) > LEAST_MOVE_CM
     return torch.cat((head, torch.where(movable, motion[:, 6:].clamp(0, 1), own_row[6:])), 1)
 
 

@@ -1,0 +1,45 @@
+"""The rasteriser against a pixel-by-pixel reference."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from flashportrait.training.rasterizer import barycentric_maps, rasterize
+
+
+def rasterize_slowly(corners: Tensor, size: int) -> Tensor:
+    """Every triangle tested at every pixel; the nearest wins."""
+    axis = torch.arange(size, dtype=corners.dtype) + 0.5
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    pixels = torch.stack((x, y, torch.ones_like(x)), -1)
+    weights = torch.einsum("tfij,yxj->tfyxi", barycentric_maps(corners[..., :2]), pixels)
+    depth = torch.einsum("tfyxi,tfi->tfyx", weights, corners[..., 2])
+    depth = depth.masked_fill(~(weights >= 0).all(-1), torch.inf)
+    nearest, index = depth.min(1)
+    return index.masked_fill(nearest.isinf(), -1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(frames=st.integers(1, 3), count=st.integers(1, 12), size=st.integers(1, 40), seed=st.integers(0, 9999))
+def test_it_agrees_with_the_reference(frames: int, count: int, size: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(frames, count, 3, 3, generator=generator, dtype=torch.float64) * size * 1.6 - 0.3 * size
+    image = rasterize(corners, barycentric_maps(corners[..., :2]), size)
+    # Pixels within the coverage margin of an edge may go either way.
+    assert (image != rasterize_slowly(corners, size)).sum() <= max(2, 0.01 * image.numel())
+
+
+def test_nearer_triangles_hide_farther_ones_and_the_rest_is_empty():
+    square = torch.tensor([[0.0, 0.0], [8.0, 0.0], [0.0, 8.0]])
+    corners = torch.stack([torch.cat((square, torch.full((3, 1), depth)), 1) for depth in (2.0, 1.0)])[None]
+    image = rasterize(corners, barycentric_maps(corners[..., :2]), 8)
+    assert image[0, 0, 0] == 1
+    assert image[0, 7, 7] == -1
+
+
+def test_triangles_without_area_cover_nothing():
+    line = torch.tensor([[[[1.0, 1.0, 0.0], [5.0, 5.0, 0.0], [3.0, 3.0, 0.0]]]])
+    assert (rasterize(line, barycentric_maps(line[..., :2]), 8) == -1).all()
