@@ -1,0 +1,349 @@
+"""Fitting the 14B to a machine: what is kept where, in which type, and what that will cost, said before it starts.
+
+``make_plan`` is arithmetic on sizes; ``detect_machine`` measures; ``apply_plan`` changes a finished pipeline from
+outside, with diffusers' layerwise casting and group offloading.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from flashportrait.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Storage = Literal["bf16", "fp8"]
+Placement = Literal["resident", "offload"]
+
+BF16_BYTES = 2
+WIDTH, FFN_WIDTH, LAYERS, EXPRESSION_WIDTH = 5120, 13824, 40, 2048
+TOKEN_PIXELS = 16
+"""Side of the picture area behind one token."""
+BLOCK_PARAMETERS = 10 * WIDTH**2 + 2 * WIDTH * FFN_WIDTH + 2 * WIDTH * EXPRESSION_WIDTH
+PARAMETERS = 17_233_739_584
+OTHER_PARAMETERS = PARAMETERS - LAYERS * BLOCK_PARAMETERS
+"""Embeddings, head, norms, biases and modulations: never cast to fp8, never offloaded."""
+TEXT_ENCODER_BYTES = 11_361_845_248
+TEXT_ENCODER_LAYER_BYTES = 256_384 * 4096 * BF16_BYTES
+"""Its largest layer, the vocabulary."""
+IMAGE_ENCODER_BYTES, VAE_BYTES, PORTRAIT_ENCODER_BYTES = 1_264_000_000, 254_000_000, 500_000_000
+
+ACTIVATION_TENSORS = 15.2
+"""Hidden tensors of bfloat16 alive at once at the worst moment of a block, the expression block's statistics."""
+VAE_BYTES_PER_PIXEL = 10_200
+"""Of the decoder's features for one latent frame, by pixel of the picture."""
+VAE_FLOPS_PER_PIXEL = 8.7e6
+"""Of decoding, by pixel and frame."""
+RESERVE_BYTES = 600_000_000
+"""For the driver's context, the allocator's gaps and the attention kernel's workspace."""
+USABLE_VRAM = 0.95
+LOADING_BYTES = 7_000_000_000
+"""Of host memory while loading: the largest shard of the text encoder, 5 GB, and 2 GB."""
+WORTHWHILE = 1.1
+"""Full precision is kept if it takes at most this many times as long as the fastest way that fits."""
+WINDOWS = (51, 41, 31, 21, 13)
+"""Latent frames of a window, from the released model's down."""
+OVERLAP_SHARE = 30 / 51
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute with."""
+
+    name: str
+    free_vram: int
+    """Bytes of accelerator memory; of host memory where there is no accelerator."""
+    free_ram: int
+    """Bytes of host memory."""
+    flops: float
+    """Sustained floating-point operations a second in bfloat16."""
+    bandwidth: float = 12e9
+    """Bytes a second from host to accelerator."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be made."""
+
+    height: int
+    width: int
+    """Pixels."""
+    latent_frames: int
+    steps: int = 30
+    """Full passes in each window; predicted steps cost nothing."""
+    branches: int = 2
+    """Guidance branches."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the pipeline is set up, and what that is predicted to cost."""
+
+    storage: Storage
+    """Type in which the transformer's blocks are kept."""
+    placement: Placement
+    """``resident``: on the accelerator. ``offload``: in host memory, two blocks at a time on the accelerator."""
+    text_encoder: Placement
+    """``resident``, or ``offload``: passed through the accelerator layer by layer and gone from it after the prompt."""
+    window: int
+    """Latent frames denoised together."""
+    overlap: int
+    """Latent frames that neighbouring windows share."""
+    peak_vram: int
+    """Predicted bytes on the accelerator."""
+    peak_ram: int
+    """Predicted bytes of host memory."""
+    seconds: float
+    """Predicted time of sampling and decoding."""
+
+    def summary(self) -> str:
+        """One line for the user, before anything starts."""
+        where = {"resident": "on the device", "offload": "streamed from host memory"}
+        return (
+            f"transformer in {self.storage} {where[self.placement]}, text encoder {where[self.text_encoder]}, windows "
+            f"of {self.window} latent frames: about {self.peak_vram / 1e9:.1f} GB of device memory, "
+            f"{self.peak_ram / 1e9:.1f} GB of host memory, {format_seconds(self.seconds)}"
+        )
+
+
+def format_seconds(seconds: float) -> str:
+    """45 s, 12 min, 3.4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def make_plan(
+    machine: Machine,
+    work: Work,
+    *,
+    storage: Storage | None = None,
+    placement: Placement | None = None,
+    text_encoder: Placement | None = None,
+    window: int | None = None,
+) -> Plan:
+    """The best way that fits: the longest windows, then full precision, then speed.
+
+    Args:
+        machine: with its free memory.
+        work: what is to be made.
+        storage, placement, text_encoder, window: choose these rather than have them chosen. A window of more latent
+            frames than the clip has costs what the clip costs.
+
+    Raises:
+        UserError: nothing (or nothing of what was chosen) fits, with what would be needed.
+    """
+    chosen = {"storage": storage, "placement": placement, "text_encoder": text_encoder}
+    windows = WINDOWS if window is None else (window,)
+    smallest: Plan | None = None
+    for length in windows:
+        plans = [
+            _predict(machine, work, length, *kinds)
+            for kinds in _kinds()
+            if all(value in (None, kind) for value, kind in zip(chosen.values(), kinds, strict=True))
+        ]
+        fitting = [plan for plan in plans if fits(plan, machine)]
+        if fitting:
+            fastest = min(plan.seconds for plan in fitting)
+            return next(plan for plan in fitting if plan.seconds <= WORTHWHILE * fastest)
+        smallest = min([*plans, *([smallest] if smallest else [])], key=lambda plan: (plan.peak_vram, plan.peak_ram))
+    assert smallest is not None
+    raise UserError(
+        f"the 14B doesn't fit: {work.width}x{work.height} needs {smallest.peak_vram / USABLE_VRAM / 1e9:.1f} GB of "
+        f"device memory and {smallest.peak_ram / 1e9:.1f} GB of host memory at the least, {machine.name} has "
+        f"{machine.free_vram / 1e9:.1f} and {machine.free_ram / 1e9:.1f} free; make the picture smaller, free memory, "
+        "or use the embedded model (nano)"
+    )
+
+
+def _kinds() -> Iterator[tuple[Storage, Placement, Placement]]:
+    """Storage, placement and the text encoder's placement, the most faithful and simplest first."""
+    yield "bf16", "resident", "resident"
+    yield "bf16", "resident", "offload"
+    yield "bf16", "offload", "offload"
+    yield "fp8", "resident", "resident"
+    yield "fp8", "resident", "offload"
+    yield "fp8", "offload", "offload"
+
+
+def fits(plan: Plan, machine: Machine) -> bool:
+    """Whether the predicted peaks leave some of both memories."""
+    return plan.peak_vram <= USABLE_VRAM * machine.free_vram and plan.peak_ram <= machine.free_ram
+
+
+def _predict(
+    machine: Machine, work: Work, window: int, storage: Storage, placement: Placement, text_encoder: Placement
+) -> Plan:
+    """Peaks and time of one way of working."""
+    overlap = min(round(window * OVERLAP_SHARE), window - 1)
+    windows = 1 + max(0, math.ceil((work.latent_frames - window) / (window - overlap)))
+    tokens = window_tokens(work, min(window, work.latent_frames))
+    block_bytes = BLOCK_PARAMETERS * (BF16_BYTES if storage == "bf16" else 1)
+    weights = LAYERS * block_bytes
+    resident = OTHER_PARAMETERS * BF16_BYTES + VAE_BYTES + PORTRAIT_ENCODER_BYTES
+    resident += weights if placement == "resident" else 2 * block_bytes
+    if storage == "fp8":
+        resident += WIDTH * FFN_WIDTH * BF16_BYTES  # a layer is widened while it is used
+    resident += IMAGE_ENCODER_BYTES if placement == "resident" else 0
+    resident += TEXT_ENCODER_BYTES if text_encoder == "resident" else 0
+    working = max(
+        round(ACTIVATION_TENSORS * tokens * WIDTH * BF16_BYTES),
+        VAE_BYTES_PER_PIXEL * work.height * work.width,
+        TEXT_ENCODER_LAYER_BYTES if text_encoder == "offload" else 0,
+    )
+    passes = work.steps * work.branches * windows
+    compute = forward_flops(tokens) / machine.flops
+    transfer = weights / machine.bandwidth if placement == "offload" else 0.0
+    frames = 4 * (work.latent_frames - 1) + 1
+    decoding = VAE_FLOPS_PER_PIXEL * work.height * work.width * frames / machine.flops
+    return Plan(
+        storage,
+        placement,
+        text_encoder,
+        window,
+        overlap,
+        peak_vram=resident + working + RESERVE_BYTES,
+        peak_ram=LOADING_BYTES + (weights if placement == "offload" else 0),
+        seconds=passes * max(compute, transfer) + decoding,
+    )
+
+
+def window_tokens(work: Work, latent_frames: int) -> int:
+    """Tokens of one window: one for each 16x16 pixels of each latent frame."""
+    return latent_frames * math.ceil(work.height / TOKEN_PIXELS) * math.ceil(work.width / TOKEN_PIXELS)
+
+
+def forward_flops(tokens: int) -> float:
+    """Of one pass of the transformer: a multiplication and an addition for each weight and token, and attention.
+
+    Per block and token: q, k, v and output of self-attention, q and output of cross-attention, the feed-forward
+    layers, and all pairs of tokens twice.
+    """
+    linear = 2 * tokens * (6 * WIDTH**2 + 2 * WIDTH * FFN_WIDTH)
+    return LAYERS * float(linear + 4 * tokens**2 * WIDTH)
+
+
+def detect_machine(device: torch.device | str | None = None) -> Machine:
+    """Free memory and measured speed of a device (the best there is by default). Takes a fraction of a second."""
+    chosen = torch.device(device) if device is not None else _best_device()
+    free_ram = _free_ram()
+    if chosen.type == "cuda":
+        free_vram, name = torch.cuda.mem_get_info(chosen)[0], torch.cuda.get_device_name(chosen)
+    else:
+        free_vram, name = free_ram, chosen.type
+    return Machine(name, free_vram, free_ram, _measure_flops(chosen))
+
+
+def _best_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _free_ram() -> int:
+    """Host memory that can be had without swapping; within a container's limit where there is one."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return _free_ram_elsewhere()
+    fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return free
+
+
+def _free_ram_elsewhere() -> int:
+    try:
+        import psutil
+    except ImportError as error:
+        raise UserError("free memory can't be read here without psutil: pip install 'flashportrait[gpu]'") from error
+    return psutil.virtual_memory().available
+
+
+MEASURED_SIDE = {"cuda": 8192, "mps": 2048, "cpu": 512}
+KERNEL_EFFICIENCY = 0.6
+"""Share of a large product's speed that the whole network reaches."""
+
+
+def _measure_flops(device: torch.device) -> float:
+    """Sustained speed, from a few square products in bfloat16."""
+    side, repeats = MEASURED_SIDE.get(device.type, 2048), 4
+    matrix = torch.ones(side, side, dtype=torch.bfloat16, device=device)
+    (matrix @ matrix)[0, 0].item()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        product = matrix @ matrix
+    product[0, 0].item()  # waits for the device
+    return KERNEL_EFFICIENCY * repeats * 2 * side**3 / (time.perf_counter() - started)
+
+
+def apply_plan(pipeline: DiffusionPipeline, plan: Plan, device: torch.device | str) -> None:
+    """Set up a loaded pipeline as planned, in place. LoRAs must have been merged before.
+
+    The window goes with the call: ``pipeline(..., window=plan.window, overlap=plan.overlap)``.
+    """
+    device = torch.device(device)
+    transformer = pipeline.transformer
+    if plan.storage == "fp8":
+        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=transformer.dtype)
+    if plan.placement == "resident":
+        transformer.to(device)
+    else:
+        streams = device.type == "cuda"
+        transformer.enable_group_offload(
+            onload_device=device,
+            offload_type="block_level",
+            num_blocks_per_group=1,
+            use_stream=streams,
+            record_stream=streams,
+        )
+    _place_encoder(pipeline.image_encoder, plan.placement, device)
+    _place_encoder(pipeline.text_encoder, plan.text_encoder, device)
+    for part in (pipeline.portrait_encoder, pipeline.vae):
+        if part is not None:
+            part.to(device)
+
+
+def _place_encoder(encoder: nn.Module | None, placement: Placement, device: torch.device) -> None:
+    if encoder is None:
+        return
+    if placement == "resident":
+        encoder.to(device)
+        return
+    from diffusers.hooks import apply_group_offloading
+
+    apply_group_offloading(encoder, onload_device=device, offload_type="leaf_level")
+    home = encoder.device
+
+    def to_device(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        return _moved(args, device), _moved(kwargs, device)
+
+    def back(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return _moved(output, home)
+
+    # What lies between the layers (masks, positions) has to be where the layers compute, which diffusers leaves to
+    # the caller; the caller finds the result where it put the input.
+    encoder.register_forward_pre_hook(to_device, with_kwargs=True)
+    encoder.register_forward_hook(back)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            value[key] = _moved(item, device)
+        return value
+    if isinstance(value, (tuple, list)):
+        return type(value)(_moved(item, device) for item in value)
+    return value

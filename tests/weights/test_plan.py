@@ -1,0 +1,246 @@
+"""The plan's arithmetic against the real network's, its choices on known machines, and a planned pipeline's results."""
+
+from __future__ import annotations
+
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_official_encoders import IMAGE, TEXT, image_reference, open_clip_file, text_reference
+from test_official_transformer import TOY, inputs, reference, relative
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from flashportrait.errors import UserError
+from flashportrait.models.clip_vision import clip_tokens
+from flashportrait.models.transformer import FlashPortraitTransformer3DModel
+from flashportrait.sampling.windows import WindowPlan
+from flashportrait.weights import plan as planning
+from flashportrait.weights.official import load_image_encoder, load_text_encoder, load_transformer
+from flashportrait.weights.plan import (
+    ACTIVATION_TENSORS,
+    BLOCK_PARAMETERS,
+    LAYERS,
+    OTHER_PARAMETERS,
+    Machine,
+    Plan,
+    Work,
+    apply_plan,
+    detect_machine,
+    fits,
+    format_seconds,
+    forward_flops,
+    make_plan,
+    window_tokens,
+)
+
+GB = 10**9
+SD = Work(height=480, width=832, latent_frames=126)
+"""20 s at 25 frames a second."""
+HD = Work(height=720, width=1280, latent_frames=126)
+
+
+def machine(vram: float, ram: float, flops: float = 100e12) -> Machine:
+    return Machine("test", round(vram * GB), round(ram * GB), flops)
+
+
+@pytest.mark.parametrize(
+    ("vram", "ram", "work", "expected"),
+    [
+        (140, 256, SD, ("bf16", "resident", "resident", 51)),
+        (140, 256, HD, ("bf16", "resident", "resident", 51)),
+        (80, 64, SD, ("bf16", "resident", "resident", 51)),
+        (80, 32, HD, ("bf16", "resident", "offload", 51)),
+        (48, 64, SD, ("bf16", "offload", "offload", 51)),
+        (48, 32, SD, ("fp8", "resident", "resident", 51)),
+        (48, 32, HD, ("fp8", "offload", "offload", 51)),
+        (24, 64, SD, ("bf16", "offload", "offload", 51)),
+        (24, 32, SD, ("fp8", "offload", "offload", 51)),
+        (24, 32, HD, ("fp8", "offload", "offload", 31)),
+        (12, 32, SD, ("fp8", "offload", "offload", 31)),
+        (8, 32, SD, ("fp8", "offload", "offload", 13)),
+    ],
+)
+def test_tiers(vram: float, ram: float, work: Work, expected: tuple):
+    plan = make_plan(machine(vram, ram), work)
+    assert (plan.storage, plan.placement, plan.text_encoder, plan.window) == expected
+    assert fits(plan, machine(vram, ram))
+
+
+def test_choices_are_kept():
+    plan = make_plan(machine(140, 256), SD, storage="fp8", placement="offload", window=21)
+    assert (plan.storage, plan.placement, plan.window) == ("fp8", "offload", 21)
+    with pytest.raises(UserError, match=r"needs 43\.3 GB of device memory"):
+        make_plan(machine(24, 256), SD, storage="bf16", placement="resident")
+
+
+def test_too_small_a_machine_is_told_what_is_needed():
+    with pytest.raises(UserError, match=r"needs \d\.\d GB .* 4\.0 and 32\.0 free"):
+        make_plan(machine(4, 32), SD)
+    with pytest.raises(UserError, match="host memory"):
+        make_plan(machine(24, 8), SD)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    vram=st.floats(6, 200),
+    ram=st.floats(8, 300),
+    height=st.integers(16, 80).map(lambda n: 16 * n),
+    width=st.integers(16, 80).map(lambda n: 16 * n),
+    frames=st.integers(1, 500),
+)
+def test_a_plan_fits_and_more_memory_never_hurts(vram: float, ram: float, height: int, width: int, frames: int):
+    work = Work(height, width, frames)
+    small, large = machine(vram, ram), machine(vram + 10, ram + 10)
+    try:
+        plan = make_plan(small, work)
+    except UserError:
+        return
+    assert fits(plan, small)
+    better = make_plan(large, work)
+    assert better.window >= plan.window
+    assert 0 < plan.overlap < plan.window
+
+
+@settings(max_examples=60, deadline=None)
+@given(frames=st.integers(1, 500), window=st.sampled_from(planning.WINDOWS))
+def test_time_is_that_of_the_windows_sampled(frames: int, window: int):
+    """Doubling the steps adds exactly one pass for each window, branch and step more."""
+    once, twice = (
+        make_plan(machine(140, 256), Work(480, 832, frames, steps=steps), storage="bf16", window=window)
+        for steps in (10, 20)
+    )
+    windows = len(WindowPlan(frames, window, once.overlap))
+    compute = forward_flops(window_tokens(SD, min(frames, window))) / 100e12
+    assert twice.seconds - once.seconds == pytest.approx(10 * 2 * windows * compute)
+
+
+def test_summary_names_what_matters():
+    text = make_plan(machine(24, 32), SD).summary()
+    for part in ("fp8", "streamed from host memory", "windows of 51", "GB of device memory", "GB of host memory", " h"):
+        assert part in text, text
+    assert [format_seconds(s) for s in (7.4, 150, 7200)] == ["7 s", "2 min", "2.0 h"]
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that operations' results held at once; works on the meta device, where nothing is computed."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._watch(tensor.untyped_storage())
+        return result
+
+    def _watch(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+@pytest.fixture(scope="module")
+def full_width() -> FlashPortraitTransformer3DModel:
+    """The 14B with one block, on the meta device."""
+    with torch.device("meta"):
+        model = FlashPortraitTransformer3DModel(num_layers=1)
+    for name, parameter in model.named_parameters():
+        keep = any(part in name for part in model._keep_in_fp32_modules)
+        parameter.data = parameter.data.to(torch.float32 if keep else torch.bfloat16)
+    return model
+
+
+def full_width_inputs(frames: int) -> dict[str, torch.Tensor]:
+    shapes = {
+        "hidden_states": (1, 36, frames, SD.height // 8, SD.width // 8),
+        "encoder_hidden_states": (1, 512, 4096),
+        "encoder_hidden_states_image": (1, 257, 1280),
+        "expression_tokens": (1, frames, 97, 2048),
+    }
+    tensors = {name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in shapes.items()}
+    return tensors | {"timestep": torch.empty(1, device="meta")}
+
+
+@torch.no_grad()
+def test_activations_are_what_the_plan_says(full_width, monkeypatch: pytest.MonkeyPatch):
+    # Kernels that keep the attention matrix out of memory are what accelerators run; the meta device would hold it.
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda query, *_, **__: torch.empty_like(query))
+    given = full_width_inputs(51)
+    with LiveBytes(full_width) as live:
+        full_width(**given)
+    predicted = ACTIVATION_TENSORS * window_tokens(SD, 51) * planning.WIDTH * planning.BF16_BYTES
+    assert live.peak <= predicted <= 1.4 * live.peak
+
+
+@torch.no_grad()
+def test_operations_are_what_the_plan_says(full_width):
+    with FlopCounterMode(display=False) as counter:
+        full_width(**full_width_inputs(5))
+    counted = counter.get_flop_counts()["FlashPortraitTransformer3DModel.blocks.0"]
+    assert forward_flops(window_tokens(SD, 5)) / LAYERS == pytest.approx(sum(counted.values()), rel=0.15)
+
+
+def test_parameters_are_what_the_plan_says(full_width):
+    block = sum(parameter.numel() for parameter in full_width.blocks[0].parameters())
+    rest = sum(parameter.numel() for parameter in full_width.parameters()) - block
+    linear = sum(p.numel() for p in full_width.blocks[0].parameters() if p.ndim == 2)
+    assert linear == BLOCK_PARAMETERS
+    assert rest + LAYERS * (block - linear) == OTHER_PARAMETERS
+
+
+def toy_pipeline() -> SimpleNamespace:
+    return SimpleNamespace(
+        transformer=load_transformer(reference().state_dict(), **TOY),
+        text_encoder=load_text_encoder(text_reference().state_dict(), **TEXT),
+        image_encoder=load_image_encoder(open_clip_file(image_reference()), **IMAGE),
+        portrait_encoder=torch.nn.Linear(2, 2),
+        vae=None,
+    )
+
+
+def planned(storage: str, placement: str) -> Plan:
+    return Plan(storage, placement, placement, 51, 30, 0, 0, 0.0)
+
+
+@pytest.mark.parametrize("storage", ["bf16", "fp8"])
+@pytest.mark.parametrize("placement", ["resident", "offload"])
+@torch.no_grad()
+def test_a_planned_pipeline_computes_the_same(storage: str, placement: str):
+    plain, pipeline = toy_pipeline(), toy_pipeline()
+    apply_plan(pipeline, planned(storage, placement), "cpu")
+    ids, image = torch.arange(9)[None], torch.rand(1, 3, 28, 28)
+    texts = [each.text_encoder(ids, torch.ones_like(ids)).last_hidden_state for each in (pipeline, plain)]
+    images = [clip_tokens(each.image_encoder, image) for each in (pipeline, plain)]
+    velocities = [each.transformer(**inputs()) for each in (pipeline, plain)]
+    assert torch.equal(*texts)
+    assert torch.equal(*images)
+    error = relative(*velocities)
+    assert (error == 0) if storage == "bf16" else (0 < error < 0.1)
+    if storage == "fp8":
+        assert pipeline.transformer.blocks[0].attn2.emo_k_proj.weight.dtype == torch.float8_e4m3fn
+        assert pipeline.transformer.blocks[0].scale_shift_table.dtype == torch.float32
+        assert pipeline.transformer.dtype == torch.float32
+
+
+def test_this_machine_is_measured():
+    found = detect_machine("cpu")
+    assert found.free_ram > 0
+    assert found.free_vram == found.free_ram
+    assert found.flops > 1e6
