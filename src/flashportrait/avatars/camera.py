@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flashportrait.avatars.controls import COLUMNS
-from flashportrait.avatars.geometry import FACE_HEIGHT, PIVOT
+from flashportrait.avatars.geometry import FACE_HEIGHT, FRONTAL_PITCH, PIVOT
 from flashportrait.avatars.identity import Identity
 
 
@@ -39,13 +39,14 @@ class Camera:
         zero = torch.zeros_like(extent)
         rest = torch.stack([identity.center_x * extent, -identity.center_y * extent, zero], dim=-1)
         shift = torch.stack([motion[:, COLUMNS["x"]], -motion[:, COLUMNS["y"]], zero], dim=-1)
+        yaw, pitch, roll = (motion[:, COLUMNS[name]] for name in ("yaw", "pitch", "roll"))
         return cls(
             size=size,
             extent=extent,
             center=rest + shift * FACE_HEIGHT,
             rest=rest,
             scale=motion[:, COLUMNS["log_scale"]].exp(),
-            rotation=rotation_matrix(*(motion[:, COLUMNS[name]] for name in ("yaw", "pitch", "roll"))),
+            rotation=rotation_matrix(yaw, pitch + FRONTAL_PITCH, roll),
             distance=identity.camera_distance,
         )
 

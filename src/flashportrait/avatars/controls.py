@@ -13,7 +13,7 @@ from flashportrait.face.motion import BLENDSHAPE_NAMES, HEAD_POSE_NAMES
 COLUMNS = {name: column for column, name in enumerate(HEAD_POSE_NAMES + BLENDSHAPE_NAMES)}
 """Column of each name in a motion row."""
 
-_FULL_DROP = 0.34
+_FULL_DROP = 0.36
 """How far the chin drops when the jaw is fully open, face coordinates."""
 
 
@@ -84,19 +84,20 @@ def expression_controls(identity: Identity, motion: Tensor) -> Controls:
     gap = (jaw - one("mouthClose")).clamp_min(0)
     jaw_aside = 0.09 * (one("jawLeft") - one("jawRight"))
     mean = lambda value: value.mean(dim=1)  # noqa: E731
-    half_width = 1 + 0.2 * smile + 0.32 * stretch + 0.1 * dimple - 0.06 * press
+    half_width = 1 + 0.24 * smile + 0.32 * stretch + 0.1 * dimple - 0.06 * press
     half_width = half_width - (0.42 * pucker + 0.3 * funnel + 0.1 * jaw)[:, None]
     lips = identity.upper_lip[:, None, None], identity.lower_lip[:, None, None]
     # The landmarker reads 0.75 on most closed eyes.
     blink, look_down = (pair("eyeBlink") / 0.75).clamp(max=1), pair("eyeLookDown")
     return Controls(
-        blink=(blink + 0.42 * look_down * (1 - blink)).clamp(0, 1),
-        squint=pair("eyeSquint") + 0.4 * pair("cheekSquint"),
+        blink=(blink + 0.5 * look_down * (1 - blink)).clamp(0, 1),
+        # It reads 0.25 on relaxed eyes, and little of how far they look up.
+        squint=1.3 * (pair("eyeSquint") - 0.25).clamp_min(-0.08) + 0.4 * pair("cheekSquint"),
         wide=pair("eyeWide"),
         gaze_out=pair("eyeLookOut") - pair("eyeLookIn"),
-        gaze_up=pair("eyeLookUp") - look_down,
-        brow_inner=0.13 * one("browInnerUp")[:, None] - 0.14 * pair("browDown"),
-        brow_outer=0.12 * pair("browOuterUp") - 0.09 * pair("browDown"),
+        gaze_up=(2.2 * pair("eyeLookUp")).clamp(max=1) - (1.25 * look_down).clamp(max=1) * (1 - blink),
+        brow_inner=0.15 * one("browInnerUp")[:, None] - 0.14 * pair("browDown"),
+        brow_outer=0.16 * pair("browOuterUp") - 0.09 * pair("browDown"),
         brow_lower=mean(pair("browDown")),
         brow_raise=torch.maximum(one("browInnerUp"), mean(pair("browOuterUp"))),
         sneer=mean(pair("noseSneer")),
@@ -108,7 +109,7 @@ def expression_controls(identity: Identity, motion: Tensor) -> Controls:
         smile=smile,
         mouth_aside=0.13 * (one("mouthLeft") - one("mouthRight")) + 0.4 * jaw_aside,
         mouth_half_width=half_width.clamp_min(0.35),
-        corner_lift=0.075 * smile - 0.10 * frown - 0.03 * stretch - 0.3 * jaw_drop[:, None] + 0.02 * dimple,
+        corner_lift=0.09 * smile - 0.10 * frown - 0.03 * stretch - 0.3 * jaw_drop[:, None] + 0.02 * dimple,
         gap_upper=0.02 * gap + 0.075 * mean(upper_up) + 0.03 * funnel + 0.01 * mean(smile),
         gap_lower=0.92 * _FULL_DROP * gap + 0.09 * mean(lower_down) + 0.045 * funnel - 0.02 * shrug_lower,
         lip_upper=(

@@ -81,8 +81,8 @@ def _eyes(
     arch = (1 - (s + 0.08) ** 2).clamp_min(0) ** 0.75
     corner_v = EYE[1] + _col(identity.eye_tilt) * s
     opening = size * _col(identity.eye_openness)
-    up_open = 0.094 * opening * (1 + 1.1 * wide - 0.45 * squint + 0.22 * gaze_up)
-    down = 0.056 * opening * (1 - 0.75 * squint - 0.15 * gaze_up)
+    up_open = 0.09 * opening * (1 + 1.1 * wide - 0.45 * squint + 0.28 * gaze_up.clamp_min(0))
+    down = 0.056 * opening * (1 - 0.75 * squint - 0.3 * gaze_up)
     upper = corner_v + (up_open * (1 - blink) - 0.97 * down * blink) * arch
     lower = corner_v - down * (1 - s * s).clamp_min(0)
     opened = coverage(torch.maximum(v - upper, lower - v), pixel) * coverage((s.abs() - 1) * half, pixel)
@@ -96,8 +96,8 @@ def _eyes(
     shadow_color = torch.lerp(identity.skin_color, identity.clothes_color, 0.35) * 0.75
     color = _over(color, shadow_color, 0.7 * _col(identity.eye_shadow) * lid)
 
-    gaze_u = middle_u + 0.085 * controls.side(u, controls.gaze_out)
-    gaze_v = EYE[1] + 0.012 + 0.10 * gaze_up
+    gaze_u = middle_u + 0.102 * controls.side(u, controls.gaze_out)
+    gaze_v = EYE[1] + 0.018 + 0.078 * gaze_up
     radius = 0.068 * _col(identity.iris_size) * size.sqrt()
     du, dv = side - gaze_u, v - gaze_v
     distance = torch.hypot(du, dv)
@@ -128,7 +128,7 @@ def _brows(base: Tensor, u: Tensor, v: Tensor, pixel: Tensor, identity: Identity
     inner, outer = controls.side(u, controls.brow_inner), controls.side(u, controls.brow_outer)
     t = (side - 0.13 * _col(identity.eye_spacing)) / (0.53 * _col(identity.brow_length))
     along = t.clamp(0, 1)
-    middle = 0.195 * _col(identity.brow_height) + 0.035 * along
+    middle = 0.185 * _col(identity.brow_height) + 0.035 * along
     middle = middle + (0.2 * _col(identity.brow_arch) * along + _col(identity.brow_tilt)) * (1 - along) * along
     middle = middle + 0.06 * along * (1 - along) + torch.lerp(inner, outer, smoothstep(0.0, 0.75, along))
     thickness = 0.03 * _col(identity.brow_thickness) * (0.75 + 0.6 * along - 1.1 * along * along)
@@ -154,7 +154,7 @@ def _mouth(
     bulge = (1 - s * s).clamp_min(0)
     line = rest + (controls.side(u - controls.mouth_aside, controls.corner_lift) - 0.048) * s.abs() ** 1.8
     upper = line + controls.gap_upper * bulge**0.7
-    lower = line - controls.gap_lower * bulge**0.65
+    lower = line - controls.gap_lower * bulge**0.8
     bow = torch.exp(-(((s.abs() - 0.27) / 0.2) ** 2)) - 0.8 * torch.exp(-((s / 0.13) ** 2))
     top = upper + controls.lip_upper * (1 + 0.3 * _col(identity.cupid_bow) * bow) * bulge**0.8
     bottom = lower - controls.lip_lower * bulge**0.6

@@ -20,6 +20,8 @@ MAP_REACH = 2.0
 """Face coordinates at the edges of a head map."""
 PIVOT = (0.0, -0.27, 0.42)
 """The head's centre, about which it turns and where motion rows place it, head units from the head's origin."""
+FRONTAL_PITCH = 0.1
+"""How far this head must look up for the landmarker to read a pitch of 0."""
 FACE_HEIGHT = 1.71
 """Hairline to chin of the average face, head units."""
 
@@ -124,7 +126,7 @@ def _relief(u: Tensor, v: Tensor, identity: Identity, controls: Controls) -> Ten
     side = u.abs()
     eye_u = EYE[0] * _col(identity.eye_spacing)
     relief = -0.085 * _col(identity.eye_depth) * bump(side, v, (eye_u - 0.03, 0.03), (0.17, 0.1))
-    relief = relief + 0.05 * bump(side, v, (eye_u, -0.01), (0.11, 0.075))
+    relief = relief + 0.10 * bump(side, v, (eye_u, -0.01), (0.115, 0.08))
     relief = relief + 0.035 * bump(side, v, (0.34, 0.21), (0.26, 0.07))
     relief = relief + 0.035 * _col(identity.cheekbones) * bump(side, v, (0.64, -0.22), (0.2, 0.13))
     hollow = _col(identity.cheek_fullness) - 0.03 * _col(identity.age) + controls.puff

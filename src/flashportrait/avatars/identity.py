@@ -33,7 +33,7 @@ _RANGES: dict[str, tuple[float, float, float, float]] = {
     "eye_depth": (1.0, 0.25, 0.4, 1.7),
     "lid_crease": (0.6, 0.3, 0.0, 1.0),
     "iris_size": (1.0, 0.07, 0.85, 1.2),
-    "brow_height": (1.0, 0.12, 0.72, 1.3),
+    "brow_height": (1.0, 0.08, 0.8, 1.25),
     "brow_thickness": (1.0, 0.3, 0.4, 1.9),
     "brow_length": (1.0, 0.07, 0.8, 1.15),
     "brow_arch": (1.0, 0.5, -0.2, 2.2),
@@ -58,16 +58,16 @@ _RANGES: dict[str, tuple[float, float, float, float]] = {
 
 # From light to dark.
 _SKIN = (
-    (0.96, 0.80, 0.72),
-    (0.95, 0.76, 0.65),
-    (0.92, 0.73, 0.60),
-    (0.88, 0.70, 0.55),
-    (0.82, 0.62, 0.46),
-    (0.74, 0.53, 0.38),
-    (0.62, 0.43, 0.30),
-    (0.50, 0.33, 0.23),
-    (0.39, 0.25, 0.175),
-    (0.30, 0.19, 0.14),
+    (0.98, 0.79, 0.69),
+    (0.97, 0.74, 0.61),
+    (0.94, 0.70, 0.55),
+    (0.89, 0.64, 0.48),
+    (0.82, 0.57, 0.41),
+    (0.73, 0.49, 0.34),
+    (0.62, 0.40, 0.27),
+    (0.51, 0.32, 0.21),
+    (0.40, 0.245, 0.165),
+    (0.31, 0.19, 0.135),
 )
 _HAIR = (
     (0.07, 0.06, 0.06),
@@ -283,7 +283,7 @@ def _face(sampler: _Sampler, values: dict[str, Tensor], feminine: Tensor) -> dic
         "eye_size": (values["eye_size"] + 0.1 * lean).clamp(0.8, 1.35),
         "brow_thickness": (values["brow_thickness"] - 0.5 * lean).clamp(0.4, 1.9),
         "brow_arch": (values["brow_arch"] + 0.5 * lean).clamp(-0.3, 2.2),
-        "brow_height": (values["brow_height"] + 0.12 * lean).clamp(0.7, 1.3),
+        "brow_height": (values["brow_height"] + 0.1 * lean).clamp(0.7, 1.3),
         "nose_width": (values["nose_width"] - 0.1 * lean).clamp(0.7, 1.45),
         "upper_lip": (values["upper_lip"] + 0.25 * lean).clamp(0.45, 1.7),
         "lower_lip": (values["lower_lip"] + 0.2 * lean).clamp(0.5, 1.7),
@@ -312,7 +312,7 @@ def _skin_and_hair(sampler: _Sampler, values: dict[str, Tensor], feminine: Tenso
     bearded = sampler.chance(0.45 * (feminine < 0.45).float())
     return {
         "skin_color": skin.clamp(0.05, 1),
-        "blush": sampler.uniform(0.1, 0.7),
+        "blush": sampler.uniform(0.2, 0.9),
         "gloss": sampler.uniform(0.15, 1),
         "freckles": sampler.chance(0.15) * sampler.uniform(0.3, 1),
         "lip_color": torch.lerp(natural_lips, painted, lipstick).clamp(0, 1),

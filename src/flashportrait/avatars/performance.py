@@ -90,6 +90,9 @@ class _Actor:
     def normal(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator)
 
+    def uniforms(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self.generator)
+
     def add(self, name: str, track: Tensor | float) -> None:
         """Add a track [t] to a coefficient; a name without its side goes to both sides."""
         for column in _columns(name):
@@ -144,7 +147,7 @@ class _Actor:
             self._act(_FACES[self.choice(len(_FACES))], strength * self.uniform(0.35, 1.0) * envelope)
             start += every_seconds * self.uniform(0.4, 1.6)
         self.add("browInnerUp", 0.05 * self.smooth_noise(0.5).clamp_min(0))
-        self.add("eyeSquint", 0.08 + 0.06 * self.smooth_noise(0.8))
+        self.add("eyeSquint", 0.25 + 0.05 * self.smooth_noise(0.8))
 
     def _act(self, face: dict[str, float], track: Tensor) -> None:
         lean = self.uniform(0, 1)
@@ -190,6 +193,8 @@ class _Actor:
         for side, name in enumerate(_SIDES):
             column = COLUMNS["eyeBlink" + name]
             self._rows[:, column] = torch.maximum(self._rows[:, column].clamp_min(0), closed[:, side])
+            # A lid that falls takes the gaze down with it, as people's do and as the landmarker reads them.
+            self._rows[:, COLUMNS["eyeLookDown" + name]] += 0.6 * closed[:, side]
 
 
 # Faces that people make: coefficients at full strength, names without a side meaning both.
@@ -211,38 +216,67 @@ _FACES: tuple[dict[str, float], ...] = (
 )
 
 
+_BROWS: tuple[dict[str, float], ...] = (
+    {"browInnerUp": 1.0, "browOuterUp": 1.0, "eyeWide": 0.3},
+    {"browInnerUp": 1.0, "browOuterUp": 0.6},
+    {"browInnerUp": 0.9},
+    {"browOuterUp": 0.9},
+    {"browDown": 1.0, "eyeSquint": 0.2},
+    {"browDown": 0.8, "noseSneer": 0.6},
+)
+_MOUTHS: tuple[dict[str, float], ...] = (
+    {"mouthSmile": 1.0},
+    {"mouthSmile": 1.0, "mouthUpperUp": 0.7, "eyeSquint": 0.3},
+    {"mouthSmile": 0.9, "mouthUpperUp": 0.5, "jawOpen": 0.35, "mouthLowerDown": 0.2},
+    {"jawOpen": 1.0},
+    {"jawOpen": 0.9, "mouthLowerDown": 0.3, "mouthUpperUp": 0.2},
+    {"jawOpen": 0.6, "mouthStretch": 0.5},
+    {"jawOpen": 0.5, "mouthFunnel": 0.8},
+    {"jawOpen": 0.5, "mouthClose": 0.45},
+    {"mouthPucker": 1.0},
+    {"mouthPucker": 0.6, "mouthFunnel": 0.5, "jawOpen": 0.2},
+    {"mouthFrown": 0.9, "mouthShrugLower": 0.6},
+    {"mouthPress": 0.9, "mouthRollLower": 0.7, "mouthRollUpper": 0.7},
+    {"mouthLeft": 0.9, "jawLeft": 0.6},
+    {"mouthRight": 0.9, "jawRight": 0.6},
+    {"cheekPuff": 0.9, "mouthPucker": 0.2},
+)
+
+
 def _random_rows(actor: _Actor) -> Tensor:
-    """Independent frames: each a pose and a few faces, visemes or single coefficients at random strength."""
-    count = actor.frames
-    uniform = lambda *shape: torch.rand(*shape, generator=actor.generator)  # noqa: E731
+    """Independent frames: each a pose, a brow, a mouth, a gaze, and lids, of any strength."""
+    count, limits = actor.frames, torch.tensor(list(_POSE_LIMITS.values()))
     rows = torch.zeros(count, BLENDSHAPES.width)
-    wide = (uniform(count, 1) < 0.5).float()
-    limits = torch.tensor(list(_POSE_LIMITS.values()))
-    rows[:, : len(limits)] = limits * torch.lerp(0.3 * actor.normal(count, 6), 2 * uniform(count, 6) - 1, wide).clamp(
-        -1, 1
-    )
-    expression = rows[:, len(limits) :]
-    singles = uniform(count, expression.shape[1]) * (uniform(count, expression.shape[1]) < 0.05)
-    expression += singles
-    for shapes, chance in ((_FACES, 0.6), (_VISEMES, 0.6), (_CLOSURES, 0.15)):
+    near = (0.3 * actor.normal(count, len(limits))).clamp(-1, 1)
+    wide = (actor.uniforms(count, 1) < 0.5).float()
+    rows[:, : len(limits)] = limits * torch.lerp(near, 2 * actor.uniforms(count, len(limits)) - 1, wide)
+    rows[:, _columns("eyeSquint")] = 0.25 + 0.08 * actor.normal(count, 1)
+    for shapes, chance in ((_BROWS, 0.65), (_MOUTHS, 0.75), (_VISEMES, 0.25)):
         table = torch.stack([_as_row(shape) for shape in shapes])
         chosen = table[torch.randint(len(table), (count,), generator=actor.generator)]
-        chosen = chosen * (1.15 * uniform(count, 1)) * (uniform(count, 1) < chance)
-        one_sided = uniform(count)
-        for side, low in enumerate((0.8, 0.9)):
-            columns = [column for name, column in COLUMNS.items() if name.endswith(_SIDES[side])]
-            chosen[:, columns] *= torch.where((one_sided > low) & (one_sided < low + 0.1), 0.2, 1.0)[:, None]
-        rows += chosen
-    gaze = (0.55 * actor.normal(count, 2)).clamp(-1, 1)
+        chosen = chosen * actor.uniforms(count, 1) * (actor.uniforms(count, 1) < chance)
+        rows += chosen * _one_sided(actor.uniforms(count))
+    expression = rows[:, len(limits) :]
+    expression += actor.uniforms(*expression.shape) * (actor.uniforms(*expression.shape) < 0.02)
+    gaze = (torch.tensor([0.5, 0.35]) * actor.normal(count, 2)).clamp(-0.9, 0.9)
     _add_gaze(rows, gaze[:, 0], gaze[:, 1])
-    draw = uniform(count)
-    lids = torch.where(draw < 0.12, 1.0, torch.where(draw < 0.3, uniform(count), 0.12 * uniform(count)))
-    one_eye = uniform(count)
-    for side, low in zip(_SIDES, (0.92, 0.96), strict=True):
-        column = COLUMNS["eyeBlink" + side]
-        rows[:, column] = torch.where((one_eye > low) & (one_eye < low + 0.04), 0.08, lids)
-    rows[:, len(limits) :] = expression.clamp(0, 1)
+    draw = actor.uniforms(count, 1)
+    lids = torch.where(draw < 0.15, 0.75, torch.where(draw < 0.4, 0.75, 0.15) * actor.uniforms(count, 1))
+    lids = lids.expand(-1, 2) * _one_sided(actor.uniforms(count) ** 0.5)[:, _columns("eyeBlink")]
+    rows[:, _columns("eyeBlink")] = lids
+    rows[:, _columns("eyeLookDown")] += 0.6 * lids
+    expression.clamp_(0, 1)
     return rows
+
+
+def _one_sided(draw: Tensor) -> Tensor:
+    """Factors that leave nine in ten rows alone and nearly mute one side of the others.  [n] -> [n 57]"""
+    factors = torch.ones(len(draw), BLENDSHAPES.width)
+    for side, low in zip(_SIDES, (0.0, 0.05), strict=True):
+        columns = [column for name, column in COLUMNS.items() if name.endswith(side)]
+        muted = (draw >= low) & (draw < low + 0.05)
+        factors[:, columns] = torch.where(muted, 0.15, 1.0)[:, None].expand(-1, len(columns))
+    return factors
 
 
 def _as_row(shape: dict[str, float]) -> Tensor:
@@ -258,13 +292,13 @@ def _columns(name: str) -> list[int]:
 
 
 def _add_gaze(rows: Tensor, left: Tensor, up: Tensor) -> None:
-    """Both eyes turned to the subject's left and up by values in [-1, 1]."""
+    """Both eyes turned to the subject's left and up by values in [-1, 1]; the landmarker reads little of looking up."""
     for name, value in (
         ("eyeLookOutLeft", left),
         ("eyeLookInRight", left),
         ("eyeLookInLeft", -left),
         ("eyeLookOutRight", -left),
-        ("eyeLookUp", up),
+        ("eyeLookUp", 0.5 * up),
         ("eyeLookDown", -up),
     ):
         for column in _columns(name):
