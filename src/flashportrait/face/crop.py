@@ -70,7 +70,7 @@ def align_portrait(
     else:
         raise UserError(
             f"no face found in the portrait of {width}x{height}; a face at least 20 px high is needed: "
-            "choose another picture, or say where the face is with --face-box X0,Y0,X1,Y1"
+            "choose another picture, or say where the face is with --portrait-box X0,Y0,X1,Y1"
         )
     side = face_size / face_fraction
     left, top = face_center[0] - center[0] * side, face_center[1] - center[1] * side

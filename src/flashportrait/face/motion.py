@@ -127,7 +127,7 @@ LAYOUTS = {layout.name: layout for layout in (BLENDSHAPES, PDFGC)}
 TEMPLATE_FORMAT = "flashportrait-motion"
 TEMPLATE_VERSION = 1
 
-SMOOTHING = {"head_pose": (0.08, 0.02), "eyes": (0.04, 0.04), "emotion": (0.06, 0.06), "mouth": (0.03, 0.03)}
+SMOOTHING = {"head_pose": (0.06, 0.03), "eyes": (0.04, 0.04), "emotion": (0.06, 0.06), "mouth": (0.03, 0.03)}
 """Per group: the reach of smoothing in seconds, and the change that counts as half jitter, half motion. The change is
 in the columns' own units: radians, face sizes, log scale, coefficients."""
 SMOOTHING_SHARE = 0.25

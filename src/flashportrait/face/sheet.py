@@ -37,7 +37,7 @@ def contact_sheet(frames: Iterable[np.ndarray], landmarker: FaceLandmarker) -> t
                 return _draw(frame, faces), entries
     raise UserError(
         f"no face found in {count} frames; a face at least 20 px high is needed: choose another picture or video, "
-        "or say where the face is with --face-box X0,Y0,X1,Y1"
+        "or say where the face is with --face-box X0,Y0,X1,Y1 when animating"
     )
 
 

@@ -185,9 +185,7 @@ def check_face_box(face_box: Sequence[float]) -> Box:
     if len(face_box) == 4 and np.isfinite(face_box).all() and face_box[0] < face_box[2] and face_box[1] < face_box[3]:
         x0, y0, x1, y1 = (float(value) for value in face_box)
         return x0, y0, x1, y1
-    raise UserError(
-        f"a face box {tuple(face_box)} found; give left, top, right, bottom in pixels: --face-box X0,Y0,X1,Y1"
-    )
+    raise UserError(f"a face box {tuple(face_box)} found; give left, top, right and bottom in pixels: X0,Y0,X1,Y1")
 
 
 def _face_in_box(
