@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from flashportrait.models.tiny_vae import TEMPORAL_RATIO, TinyVideoAutoencoder
+from flashportrait.models.tiny_vae import TEMPORAL_RATIO, MemoryBlock, TimeGrow, TimePool, TinyVideoAutoencoder
 from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
 from flashportrait.training.samples import save_sheet
 
@@ -33,7 +33,7 @@ class AutoencoderConfig:
     encoder_channels: int = 32
     decoder_channels: tuple[int, int, int] = (128, 64, 32)
     batch: int = 8
-    frames: int = 9
+    frames: int = 5
     """Pixel frames a clip, 4k + 1."""
     size: int = 128
     """Pixels a side that clips are drawn at."""
@@ -42,6 +42,45 @@ class AutoencoderConfig:
     lr: float = 1e-3
     latent_noise: float = 0.1
     """Standard deviation of noise on latents in training, so that the decoder forgives small errors in them."""
+
+
+@torch.no_grad()
+def initialise_near_identity(module: TinyVideoAutoencoder) -> None:
+    """Starts from an autoencoder that keeps the local mean colour, so that training has only detail to learn.
+
+    The first three channels carry red, green and blue through every layer (means going down, copies coming up); the
+    others start at random, and memory blocks start close to doing nothing. Without this, thousands of steps pass
+    before colour gets through the bottleneck.
+    """
+    for layer in module.modules():
+        if isinstance(layer, MemoryBlock):
+            layer.conv[-1].weight.mul_(0.1)
+            layer.conv[-1].bias.zero_()
+    for stack in (module.encoder, module.decoder):
+        for layer in stack:
+            if isinstance(layer, (TimePool, TimeGrow)):
+                _carry_colour(layer.conv.weight, layer.stride)
+            elif isinstance(layer, nn.Conv2d):
+                _carry_colour(layer.weight, 1, mean=layer.stride[0] > 1)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+
+
+def _carry_colour(weight: Tensor, time_stride: int, mean: bool = False) -> None:
+    """Makes channels 0-2 of a convolution ``[out in k k]`` pass on channels 0-2, per stacked frame."""
+    outputs, inputs, side, _ = weight.shape
+    grows = outputs > inputs and time_stride > 1
+    for colour in range(3):
+        for frame in range(time_stride):
+            out = colour + (frame * outputs // time_stride if grows else 0)
+            source = colour + (0 if grows else frame * inputs // time_stride)
+            if grows or frame == 0:
+                weight[out].zero_()
+            share = 1.0 if grows else 1.0 / time_stride
+            if mean:
+                weight[out, source, 1:, 1:] = share / 4
+            else:
+                weight[out, source, side // 2, side // 2] = share
 
 
 def autoencoder_loss(module: TinyVideoAutoencoder, clips: Tensor, latent_noise: float) -> dict[str, Tensor]:
@@ -110,6 +149,7 @@ def train_autoencoder(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     module = TinyVideoAutoencoder(config.encoder_channels, config.decoder_channels, align="start")
+    initialise_near_identity(module)
     module = module.to(device=device, memory_format=torch.channels_last)
 
     def loss(batch: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,245 @@
+"""Scenes to learn from: a portrait, a clip of the same person, and the motion row of every frame of it.
+
+Scenes are drawn once, encoded once and kept: drawing and encoding cost more than the training step itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from typing_extensions import Self
+
+from flashportrait.avatars.identity import sample_identities
+from flashportrait.avatars.performance import sample_performance
+from flashportrait.avatars.renderer import render
+from flashportrait.face.motion import HEAD_POSE_NAMES
+from flashportrait.models.tiny_vae import SPATIAL_RATIO, TEMPORAL_RATIO, TinyVideoAutoencoder
+from flashportrait.training.photo_warp import animate_photo
+from flashportrait.training.photos import PhotoSet, fit_motion
+
+PERFORMANCE_MIX = {"talking": 0.25, "mixed": 0.2, "large": 0.2, "calm": 0.05, "keyframes": 0.3}
+"""Shares of the kinds of motion. ``keyframes`` glides between unrelated expressions, so that every corner is seen."""
+
+
+class TensorRecord:
+    """A dataclass of tensors that share their first axis: indexed, moved, stored and joined together."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self, index: Tensor | slice) -> Self:
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def to(self, device: str) -> Self:
+        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def save(self, path: Path) -> None:
+        """Writes one safetensors file, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        save_file({field.name: getattr(self, field.name).contiguous() for field in fields(self)}, temporary)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        return cls(**load_file(path))
+
+    @classmethod
+    def join(cls, parts: Sequence[Self]) -> Self:
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+@dataclass(frozen=True)
+class Scenes(TensorRecord):
+    """n scenes of t frames, s pixels a side."""
+
+    portrait: Tensor
+    """[n 3 s s] uint8"""
+    frames: Tensor
+    """[n t 3 s s] uint8"""
+    motion: Tensor
+    """[n t 57] float32 motion rows; head displacement and scale are relative to the portrait's"""
+    weight: Tensor
+    """[n t 1 s/8 s/8] float16: 1, more on the face, most on lips and eyes"""
+
+    @classmethod
+    def from_pictures(cls, portrait: Tensor, frames: Tensor, motion: Tensor, weight: Tensor) -> Scenes:
+        """Pictures in [0, 1] and weights ``[n t 1 s s]``."""
+        pooled = F.avg_pool2d(weight.flatten(0, 1), SPATIAL_RATIO).unflatten(0, weight.shape[:2])
+        return cls(to_bytes(portrait), to_bytes(frames), motion.float().cpu(), pooled.half().cpu())
+
+
+def to_bytes(pictures: Tensor) -> Tensor:
+    """[0, 1] -> uint8 on the CPU."""
+    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+class SceneSource(Protocol):
+    """Draws scenes."""
+
+    def scenes(self, count: int, frames: int, size: int, generator: torch.Generator) -> Scenes: ...
+
+
+def sample_motion(kind: str, frames: int, generator: torch.Generator) -> Tensor:
+    """Motion rows ``[frames 57]`` of one kind of ``PERFORMANCE_MIX``."""
+    if kind != "keyframes":
+        return sample_performance(frames, kind=kind, generator=generator)
+    spacing = int(torch.randint(3, 12, (1,), generator=generator))
+    keys = sample_performance(frames // spacing + 2, kind="random", generator=generator)
+    position = torch.arange(frames) / spacing
+    index = position.long()
+    share = (position - index).unsqueeze(1)
+    share = share * share * (3 - 2 * share)
+    return keys[index] * (1 - share) + keys[index + 1] * share
+
+
+def draw_kind(generator: torch.Generator) -> str:
+    shares = torch.tensor(list(PERFORMANCE_MIX.values()))
+    return list(PERFORMANCE_MIX)[int(torch.multinomial(shares, 1, generator=generator))]
+
+
+def loss_weight(face: Tensor, lips: Tensor, eyes: Tensor) -> Tensor:
+    """``1 + face + lips`` as in the paper, and twice the lips and eyes: they are small and carry the expression."""
+    return 1 + face + 2 * lips + 2 * eyes
+
+
+class AvatarScenes:
+    """People drawn by formula: identity and expression are known exactly."""
+
+    def __init__(self, device: str = "cpu"):
+        self.device = device
+
+    def scenes(self, count: int, frames: int, size: int, generator: torch.Generator) -> Scenes:
+        return Scenes.join([self._scene(frames, size, generator) for _ in range(count)])
+
+    def _scene(self, frames: int, size: int, generator: torch.Generator) -> Scenes:
+        identity = sample_identities(1, generator, device=self.device)
+        motion = sample_motion(draw_kind(generator), frames, generator)
+        rows = torch.cat([self._portrait_row(generator)[None], motion])
+        drawn = render(identity, rows.to(self.device), size=size)
+        weight = loss_weight(drawn.face_mask, drawn.lip_mask, drawn.eye_mask)
+        return Scenes.from_pictures(drawn.frames[:1], drawn.frames[None, 1:], motion[None], weight[None, 1:])
+
+    def _portrait_row(self, generator: torch.Generator) -> Tensor:
+        """Portraits are calm, posed or caught in the middle of something; the head is where the crop put it."""
+        kind = ("calm", "calm", "talking", "random")[int(torch.randint(0, 4, (1,), generator=generator))]
+        row = sample_performance(1, kind=kind, generator=generator)[0].clone()
+        row[:3] *= 0.5
+        row[3 : len(HEAD_POSE_NAMES)] = 0
+        return row
+
+
+class PhotoScenes:
+    """Photographs animated by warping: real skin, hair and light; expression is known as well as the warp is true."""
+
+    def __init__(self, photos: PhotoSet):
+        self.photos = photos
+
+    def scenes(self, count: int, frames: int, size: int, generator: torch.Generator) -> Scenes:
+        return Scenes.join([self._scene(frames, size, generator) for _ in range(count)])
+
+    def _scene(self, frames: int, size: int, generator: torch.Generator) -> Scenes:
+        photo = self.photos.sample(generator)
+        motion = fit_motion(photo.row, sample_motion(draw_kind(generator), frames, generator))
+        drawn = animate_photo(photo.image, photo.landmarks, photo.row, motion, size)
+        portrait = F.interpolate(photo.image[None], (size, size), mode="bilinear", antialias=True)
+        weight = loss_weight(drawn.face_mask, drawn.lip_mask, drawn.eye_mask)
+        return Scenes.from_pictures(portrait, drawn.frames[None], drawn.motion[None], weight[None])
+
+
+class DrawnClips:
+    """Clips of scenes already drawn, as the autoencoder's training wants them."""
+
+    def __init__(self, scenes: Scenes):
+        self.scenes = scenes
+
+    def clips(self, count: int, frames: int, size: int, generator: torch.Generator) -> Tensor:
+        """``[count frames 3 size size]`` in [0, 1]; ``size`` must be the scenes' own."""
+        index = torch.randint(0, len(self.scenes), (count,), generator=generator)
+        return self.scenes.frames[index, :frames].float() / 255
+
+
+@dataclass(frozen=True)
+class LatentScenes(TensorRecord):
+    """n scenes as the transformer meets them; h = w = s / 8."""
+
+    latents: Tensor
+    """[n f 16 h w] of the frames, float16"""
+    reference: Tensor
+    """[n 3 16 h w]: the portrait followed by mid-grey frames, float16; later latent frames repeat the last"""
+    portrait: Tensor
+    """[n 3 s s] uint8"""
+    motion: Tensor
+    """[n t 57] float32"""
+    weight: Tensor
+    """[n f 1 h w] float16"""
+
+    def first(self, latent_frames: int | None) -> LatentScenes:
+        """The first latent frames of every scene; None keeps all."""
+        if latent_frames is None:
+            return self
+        pixel_frames = TEMPORAL_RATIO * (latent_frames - 1) + 1
+        return replace(
+            self,
+            latents=self.latents[:, :latent_frames],
+            motion=self.motion[:, :pixel_frames],
+            weight=self.weight[:, :latent_frames],
+        )
+
+
+REFERENCE_FRAMES = 3
+"""Latent frames kept of a reference clip; after these grey is grey."""
+
+
+def reference_clip(portrait: Tensor, latent_frames: int) -> Tensor:
+    """``portrait [n 3 s s]`` and then mid-grey, ``[n 4(f-1)+1 3 s s]``: what the autoencoder sees as reference."""
+    grey = torch.full_like(portrait, 0.5)[:, None].expand(-1, TEMPORAL_RATIO * (latent_frames - 1), -1, -1, -1)
+    return torch.cat([portrait[:, None], grey], dim=1)
+
+
+def extend_reference(reference: Tensor, latent_frames: int) -> Tensor:
+    """``[n k c h w]`` -> ``[n latent_frames c h w]``, cut or continued with its last latent frame."""
+    missing = max(latent_frames - reference.shape[1], 0)
+    tail = reference[:, -1:].expand(-1, missing, -1, -1, -1)
+    return torch.cat([reference[:, :latent_frames], tail], dim=1)
+
+
+@torch.no_grad()
+def encode_scenes(scenes: Scenes, vae: TinyVideoAutoencoder, batch: int = 16) -> LatentScenes:
+    """Latents of frames and references; weights averaged over the frames of each latent."""
+    return LatentScenes.join([_encode(scenes[i : i + batch], vae) for i in range(0, len(scenes), batch)])
+
+
+def _encode(scenes: Scenes, vae: TinyVideoAutoencoder) -> LatentScenes:
+    def encode(pictures: Tensor) -> Tensor:
+        return vae.encode(pictures.to(vae.device), parallel=True).half().cpu()
+
+    later = rearrange(scenes.weight[:, 1:].float(), "n (f r) c h w -> n f r c h w", r=TEMPORAL_RATIO).mean(dim=2)
+    return LatentScenes(
+        latents=encode(scenes.frames.float() / 255),
+        reference=encode(reference_clip(scenes.portrait.float() / 255, REFERENCE_FRAMES)),
+        portrait=scenes.portrait,
+        motion=scenes.motion,
+        weight=torch.cat([scenes.weight[:, :1], later.half()], dim=1),
+    )
+
+
+def shard_batches(folder: Path, batch: int, generator: torch.Generator) -> Iterator[LatentScenes]:
+    """Endless shuffled batches of all shards in ``folder``; shards that arrive later join at the next pass."""
+    known: list[Path] = []
+    while True:
+        paths = sorted(folder.glob("*.safetensors"))
+        if paths != known:
+            scenes, known = LatentScenes.join([LatentScenes.load(path) for path in paths]), paths
+        for index in torch.randperm(len(scenes), generator=generator).split(batch):
+            if len(index) == batch:
+                yield scenes[index]

@@ -1,0 +1,209 @@
+"""Training the transformer of the embedded model, with its portrait encoder and image encoder, by flow matching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from flashportrait.face.motion import BLENDSHAPES
+from flashportrait.models.image_encoder import PortraitImageEncoder
+from flashportrait.models.portrait_encoder import PortraitEncoder
+from flashportrait.models.tiny_vae import TinyVideoAutoencoder
+from flashportrait.models.transformer import FlashPortraitTransformer3DModel
+from flashportrait.training.data import LatentScenes, extend_reference
+from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
+from flashportrait.training.samples import save_sheet
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """How the transformer is built and trained."""
+
+    heads: int = 4
+    """Attention heads of 64 channels; the width is 64 times as many."""
+    layers: int = 8
+    ffn_ratio: int = 4
+    token_dim: int = 256
+    """Width of the expression tokens."""
+    mouth_queries: int = 3
+    emotion_queries: int = 1
+    lr: float = 5e-4
+    matrix_lr: float | None = 1e-3
+    """Learning rate of Muon on the blocks' matrices; None: AdamW on everything."""
+    weight_decay: float = 0.01
+    expression_dropout: float = 0.1
+    """Share of samples trained without expression, for guidance."""
+    shift: float = 3.0
+    """Time shift of the noise levels, as in sampling."""
+    motion_noise: float = 0.01
+    """Noise on motion rows: what an extractor reads is never exact."""
+    latent_frames: int | None = None
+    """Latent frames to train on, the first of each scene; None: all. Short clips teach most of it at less cost."""
+    compile: bool = True
+    """Compile the blocks: on a CPU this nearly doubles the speed."""
+
+
+class PortraitModel(nn.Module):
+    """The parts that learn together."""
+
+    def __init__(self, config: FlowConfig):
+        super().__init__()
+        width = 64 * config.heads
+        self.transformer = FlashPortraitTransformer3DModel(
+            num_attention_heads=config.heads,
+            attention_head_dim=64,
+            text_dim=64,
+            ffn_dim=config.ffn_ratio * width,
+            num_layers=config.layers,
+            image_dim=width,
+            added_kv_proj_dim=width,
+            text_len=1,
+            expression_dim=config.token_dim,
+        )
+        head_pose, eyes, emotion, mouth = BLENDSHAPES.groups.values()
+        self.portrait_encoder = PortraitEncoder(
+            head_pose_dim=head_pose,
+            eyes_dim=eyes,
+            emotion_dim=emotion,
+            mouth_dim=mouth,
+            token_dim=config.token_dim,
+            resampler_dim=128,
+            resampler_depth=2,
+            resampler_heads=2,
+            mouth_queries=config.mouth_queries,
+            emotion_queries=config.emotion_queries,
+            frame_phases=True,
+            group_bias=True,
+        )
+        self.image_encoder = PortraitImageEncoder(width)
+
+    def forward(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        reference: Tensor,
+        portrait: Tensor,
+        motion: Tensor,
+        expression_scale: float | Tensor = 1.0,
+    ) -> Tensor:
+        """Velocity ``[b c f h w]``.
+
+        Args:
+            latents: noisy, ``[b c f h w]``.
+            sigma: noise level, ``[b]`` in [0, 1].
+            reference: latents of the portrait and grey frames, ``[b c f h w]``.
+            portrait: ``[b 3 s s]`` in [0, 1].
+            motion: ``[b 4(f-1)+1 57]``.
+            expression_scale: 1, or 0 for a sample without expression.
+        """
+        mask = torch.zeros_like(latents[:, :4])
+        mask[:, :, 0] = 1
+        tokens = self.portrait_encoder(motion)
+        return self.transformer(
+            torch.cat([latents, mask, reference], dim=1),
+            1000 * sigma,
+            latents.new_zeros(len(latents), 1, self.transformer.config.text_dim),
+            self.image_encoder(portrait),
+            self.portrait_encoder.tokens_per_latent_frame(tokens, motion.shape[1]),
+            expression_scale,
+        )
+
+
+def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) -> dict[str, Tensor]:
+    """Weighted squared error of the velocity ``noise - latents``, at noise levels shifted as in sampling."""
+    scenes = scenes.first(config.latent_frames)
+    clean = rearrange(scenes.latents.float(), "b f c h w -> b c f h w")
+    reference = rearrange(extend_reference(scenes.reference.float(), clean.shape[2]), "b f c h w -> b c f h w")
+    weight = rearrange(scenes.weight.float(), "b f c h w -> b c f h w")
+    uniform = torch.rand(len(clean), device=clean.device)
+    sigma = config.shift * uniform / (1 + (config.shift - 1) * uniform)
+    noise = torch.randn_like(clean)
+    level = sigma.view(-1, 1, 1, 1, 1)
+    noisy = (1 - level) * clean + level * noise
+    motion = scenes.motion + config.motion_noise * torch.randn_like(scenes.motion)
+    keep = (torch.rand(len(clean), device=clean.device) >= config.expression_dropout).float()
+    velocity = model(noisy, sigma, reference, scenes.portrait.float() / 255, motion, keep).float()
+    error = (velocity - (noise - clean)).square()
+    return {"loss": (weight * error).mean() / weight.mean(), "plain": error.detach().mean()}
+
+
+@torch.no_grad()
+def sample_latents(model: PortraitModel, scenes: LatentScenes, steps: int, shift: float, seed: int = 0) -> Tensor:
+    """Euler sampling of one window per scene, ``[b f c h w]``; for watching a run, not for use."""
+    latents = rearrange(scenes.latents.float(), "b f c h w -> b c f h w")
+    reference = rearrange(extend_reference(scenes.reference.float(), latents.shape[2]), "b f c h w -> b c f h w")
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(latents.shape, generator=generator).to(latents.device)
+    grid = torch.linspace(1, 0, steps + 1)
+    sigmas = shift * grid / (1 + (shift - 1) * grid)
+    for sigma, following in pairwise(sigmas):
+        level = torch.full((len(x),), float(sigma), device=x.device)
+        velocity = model(x, level, reference, scenes.portrait.float() / 255, scenes.motion)
+        x = x + float(following - sigma) * velocity.float()
+    return rearrange(x, "b c f h w -> b f c h w")
+
+
+@torch.no_grad()
+def watch(
+    model: PortraitModel, vae: TinyVideoAutoencoder, held_out: LatentScenes, path: Path, shift: float
+) -> dict[str, float]:
+    """A sheet (portrait, truth, result, frame by frame) and weighted PSNR beside that of copying the portrait."""
+    truth = vae.decode(held_out.latents.float(), parallel=True)
+    result = vae.decode(sample_latents(model, held_out, 12, shift), parallel=True)
+    portrait = held_out.portrait.float() / 255
+    weight = held_out.weight.float().repeat_interleave(4, 1)[:, 3:]
+    weight = F.interpolate(weight.flatten(0, 1), truth.shape[-2:]).unflatten(0, truth.shape[:2])
+    weight = (weight > 2).float()
+
+    def psnr(pictures: Tensor) -> float:
+        error = ((pictures - truth).square() * weight).sum() / (3 * weight.sum())
+        return float(-10 * torch.log10(error))
+
+    shown = slice(0, None, 4)
+    rows = [torch.cat([p[None], t[shown], p[None], r[shown]]) for p, t, r in zip(portrait, truth, result, strict=True)]
+    save_sheet(torch.cat(rows[:12]).cpu(), path, columns=rows[0].shape[0])
+    return {"face_psnr": psnr(result), "copy_psnr": psnr(portrait[:, None].expand_as(truth))}
+
+
+def train_flow(
+    batches: Iterator[LatentScenes],
+    held_out: LatentScenes,
+    vae: TinyVideoAutoencoder,
+    folder: Path,
+    config: FlowConfig,
+    loop: LoopConfig,
+    device: str = "cpu",
+    seed: int = 0,
+) -> PortraitModel:
+    """Trains on batches of latent scenes; exports the averaged weights to ``folder``, a subfolder a part."""
+    torch.manual_seed(seed)
+    model = PortraitModel(config).to(device)
+    kind = torch.device(device).type
+
+    def loss(batch: LatentScenes) -> dict[str, Tensor]:
+        with torch.autocast(device_type=kind, dtype=torch.bfloat16):
+            return flow_loss(model, batch.to(device), config)
+
+    def sample(averaged: nn.Module, step: int) -> dict[str, float]:
+        with torch.autocast(device_type=kind, dtype=torch.bfloat16):
+            return watch(averaged, vae, held_out.to(device), folder / f"sample_{step:06d}.png", config.shift)
+
+    optimizers = build_optimizers(model, config.lr, config.matrix_lr, config.weight_decay)
+    stage = Stage(model, optimizers, loss, folder, loop, sample)
+    stage.resume()
+    if config.compile:
+        model.transformer.compile_repeated_blocks()
+    # On short sequences the plain products are faster than the fused attention, above all in the backward pass.
+    with sdpa_kernel(SDPBackend.MATH):
+        averaged = stage.run(batches)
+    for name in ("transformer", "portrait_encoder", "image_encoder"):
+        getattr(averaged, name).save_pretrained(folder / name)
+    return averaged

@@ -1,0 +1,121 @@
+"""The recipe of the embedded model, stage by stage, in one folder that any later run goes on from.
+
+``draw`` scenes -> ``autoencoder`` -> ``encode`` scenes -> ``transformer`` -> a folder that the pipeline loads::
+
+    RUN/scenes/*.safetensors   drawn scenes, pictures         RUN/latents/*.safetensors   the same, encoded
+    RUN/autoencoder/           log, samples, state, vae/      RUN/transformer/            log, samples, state, parts
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from flashportrait.errors import UserError
+from flashportrait.models.tiny_vae import TinyVideoAutoencoder
+from flashportrait.training.autoencoder import AutoencoderConfig, train_autoencoder
+from flashportrait.training.data import (
+    AvatarScenes,
+    DrawnClips,
+    LatentScenes,
+    PhotoScenes,
+    Scenes,
+    SceneSource,
+    encode_scenes,
+    shard_batches,
+)
+from flashportrait.training.flow import FlowConfig, PortraitModel, train_flow
+from flashportrait.training.loop import LoopConfig
+from flashportrait.training.photos import PhotoSet
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("draw", "autoencoder", "encode", "transformer")
+HELD_OUT = "held_out"
+"""Shards whose name starts with this are never trained on."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and lengths of every stage of the embedded model ``nano``."""
+
+    size: int = 128
+    """Pixels a side."""
+    clip_frames: int = 9
+    """Pixel frames a scene, 4k + 1."""
+    shard: int = 64
+    """Scenes a file."""
+    scenes: int = 8192
+    """Scenes to draw in all; a third are avatars where there are photographs, otherwise all."""
+    batch: int = 16
+    """Scenes a step of the transformer."""
+    autoencoder: AutoencoderConfig = field(default_factory=lambda: AutoencoderConfig(crop=64))
+    autoencoder_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, sample_every=250))
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    flow_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=60_000, sample_every=500, save_every=500))
+
+
+def draw(folder: Path, recipe: Recipe, photos: list[Path], seed: int = 0) -> None:
+    """Draws what is missing of ``recipe.scenes`` scenes and one held-out shard a source; safe to run again."""
+    sources: dict[str, SceneSource] = {"avatars": AvatarScenes()}
+    sources |= {f"photos-{path.name}": PhotoScenes(PhotoSet(path)) for path in photos}
+    shards = -(-recipe.scenes // (recipe.shard * len(sources)))
+    for index in range(-1, shards):
+        for name, source in sources.items():
+            label = f"{HELD_OUT}-{name}" if index < 0 else f"{name}-{index:04d}"
+            path = folder / "scenes" / f"{label}.safetensors"
+            if not path.exists():
+                generator = torch.Generator().manual_seed(seed + zlib.crc32(label.encode()))
+                source.scenes(recipe.shard, recipe.clip_frames, recipe.size, generator).save(path)
+                logger.info("drew %s", path.name)
+
+
+def learn_autoencoder(folder: Path, recipe: Recipe, device: str = "cpu") -> TinyVideoAutoencoder:
+    """Trains the autoencoder on the drawn scenes."""
+    training, held_out = _shards(folder / "scenes")
+    clips = DrawnClips(Scenes.join([Scenes.load(path) for path in training]))
+    shown = torch.cat([Scenes.load(path).frames[:4] for path in held_out]).float() / 255
+    config, loop = recipe.autoencoder, recipe.autoencoder_loop
+    return train_autoencoder([(clips, 1.0)], shown, folder / "autoencoder", config, loop, device)
+
+
+def encode(folder: Path, device: str = "cpu") -> None:
+    """Encodes the drawn scenes that are not encoded yet, with the trained autoencoder."""
+    vae = load_autoencoder(folder, device)
+    for path in sorted((folder / "scenes").glob("*.safetensors")):
+        target = folder / "latents" / path.name
+        if path.name.startswith(HELD_OUT):
+            target = folder / "latents_held_out" / path.name
+        if not target.exists():
+            with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
+                encode_scenes(Scenes.load(path), vae).save(target)
+            logger.info("encoded %s", path.name)
+
+
+def learn_transformer(folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0) -> PortraitModel:
+    """Trains the transformer, the portrait encoder and the image encoder on the encoded scenes."""
+    _shards(folder / "latents")
+    held_out = [LatentScenes.load(path)[:6] for path in sorted((folder / "latents_held_out").glob("*.safetensors"))]
+    batches = shard_batches(folder / "latents", recipe.batch, torch.Generator().manual_seed(seed))
+    vae, joined = load_autoencoder(folder, device), LatentScenes.join(held_out)
+    return train_flow(batches, joined, vae, folder / "transformer", recipe.flow, recipe.flow_loop, device, seed)
+
+
+def load_autoencoder(folder: Path, device: str = "cpu") -> TinyVideoAutoencoder:
+    """The autoencoder that ``learn_autoencoder`` left in ``folder``."""
+    path = folder / "autoencoder" / "vae"
+    if not path.is_dir():
+        raise UserError(f"{path} is missing; run the stage 'autoencoder' first")
+    return TinyVideoAutoencoder.from_pretrained(path).eval().to(device)
+
+
+def _shards(folder: Path) -> tuple[list[Path], list[Path]]:
+    paths = sorted(folder.glob("*.safetensors"))
+    training = [path for path in paths if not path.name.startswith(HELD_OUT)]
+    if not training:
+        raise UserError(f"{folder} holds no scenes; run the stages before this one first: {', '.join(STAGES)}")
+    return training, [path for path in paths if path not in training]
