@@ -17,11 +17,13 @@ from flashportrait.errors import UserError
 
 COMMANDS = {
     "animate": "animate a portrait from a driving video or a motion template",
+    "resume": "go on with an animation that was interrupted",
     "extract": "write the motion of a video to a template that animate takes in its place",
     "faces": "draw a numbered sheet of the faces in a picture or video, for --face N",
     "doctor": "show what is installed, which devices there are, and what would be used",
     "models": "list every weight: role, licence, hash, size, where it is",
-    "download": "fetch and verify weights",
+    "download": "fetch a model or a weight, resumed and verified",
+    "train": "train the embedded model from nothing",
 }
 
 EXIT_FAILED, EXIT_INTERNAL, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 1, 2, 130, 143

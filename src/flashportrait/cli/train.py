@@ -1,0 +1,124 @@
+"""``flashportrait train``: train the embedded model from nothing, in stages that can be cut and resumed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flashportrait.cli.console import Console
+from flashportrait.errors import UserError
+
+STAGES = ("draw", "autoencoder", "encode", "transformer", "export")
+
+NANO_DEFAULTS: dict[str, Any] = {
+    "num_inference_steps": 12,
+    "text_scale": 1.0,
+    "emotion_scale": 1.0,
+    "window": 7,
+    "overlap": 2,
+    "schedule": "causal",
+}
+"""Sampling settings that suit the embedded model."""
+
+NANO_FRAMING: dict[str, Any] = {
+    "mode": "face",
+    "resolution": 128,
+    "multiple": 16,
+    "face_size": 0.58,
+    "face_center": (0.5, 0.46),
+}
+"""How the training pictures hold their faces."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to train, where, for how long."""
+    parser.add_argument("name", choices=("nano",), help="the embedded model")
+    parser.add_argument("--out", type=Path, default=Path("runs/nano"), metavar="DIR", help="default: runs/nano")
+    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all", help="default: all, in this order")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder of aligned portraits with landmarks.npz to animate and learn from; may be given again",
+    )
+    parser.add_argument("--scenes", type=int, metavar="N", help="scenes to draw in all")
+    parser.add_argument("--minutes", type=float, metavar="M", help="bound on each training stage of this run")
+    parser.add_argument("--latent-frames", type=int, metavar="F", help="train the transformer on the first F only")
+    parser.add_argument("--batch", type=int, metavar="N", help="scenes a step of the transformer")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda; default: cpu")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Run the stages asked for; each goes on where an earlier run stopped."""
+    from flashportrait.training import recipe as stages
+
+    logging.getLogger("flashportrait").setLevel(logging.WARNING if console.quiet else logging.INFO)
+    recipe = _recipe(args)
+    wanted = STAGES if args.stage == "all" else (args.stage,)
+    if "draw" in wanted:
+        stages.draw(args.out, recipe, args.photos)
+    if "autoencoder" in wanted:
+        stages.learn_autoencoder(args.out, recipe, args.device)
+    if "encode" in wanted:
+        stages.encode(args.out, args.device)
+    if "transformer" in wanted:
+        stages.learn_transformer(args.out, recipe, args.device)
+    if "export" in wanted:
+        model = export(args.out)
+        console.result({"model": str(model)}, f"{model}: use it with --model {model}")
+    return 0
+
+
+def _recipe(args: argparse.Namespace) -> Any:
+    from flashportrait.training.recipe import Recipe
+
+    recipe = Recipe()
+    if args.scenes is not None:
+        recipe = replace(recipe, scenes=args.scenes)
+    if args.batch is not None:
+        recipe = replace(recipe, batch=args.batch)
+    return replace(
+        recipe,
+        autoencoder_loop=replace(recipe.autoencoder_loop, minutes=args.minutes),
+        flow_loop=replace(recipe.flow_loop, minutes=args.minutes),
+        flow=replace(recipe.flow, latent_frames=args.latent_frames),
+    )
+
+
+def export(folder: Path) -> Path:
+    """Joins the trained parts to a model folder that the pipeline loads, weights in float16.
+
+    Raises:
+        UserError: a part hasn't been trained yet.
+    """
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from flashportrait.models.image_encoder import PortraitImageEncoder
+    from flashportrait.models.portrait_encoder import PortraitEncoder
+    from flashportrait.models.tiny_vae import TinyVideoAutoencoder
+    from flashportrait.models.transformer import FlashPortraitTransformer3DModel
+    from flashportrait.pipeline import FlashPortraitPipeline
+    from flashportrait.training.flow import FlowConfig
+
+    sources = {
+        "transformer": (FlashPortraitTransformer3DModel, folder / "transformer" / "transformer"),
+        "portrait_encoder": (PortraitEncoder, folder / "transformer" / "portrait_encoder"),
+        "image_encoder": (PortraitImageEncoder, folder / "transformer" / "image_encoder"),
+        "vae": (TinyVideoAutoencoder, folder / "autoencoder" / "vae"),
+    }
+    for name, (_, path) in sources.items():
+        if not path.is_dir():
+            raise UserError(f"{path} is missing; train the {name} before exporting")
+    parts = {name: cls.from_pretrained(path).to(torch.float16) for name, (cls, path) in sources.items()}
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=FlowConfig().shift)
+    pipeline = FlashPortraitPipeline(
+        scheduler=scheduler, motion_layout="blendshapes", defaults=NANO_DEFAULTS, framing=NANO_FRAMING, **parts
+    )
+    pipeline.save_pretrained(folder / "model")
+    return folder / "model"
