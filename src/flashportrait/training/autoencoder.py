@@ -40,7 +40,9 @@ class AutoencoderConfig:
     crop: int = 96
     """Pixels a side that the network sees: convolutions don't mind, and crops are cheaper and more varied."""
     lr: float = 1e-3
-    latent_noise: float = 0.1
+    train_encoder: bool = True
+    """False leaves the latents as they are and improves the decoder alone, beside or after the transformer."""
+    latent_noise: float = 0.05
     """Standard deviation of noise on latents in training, so that the decoder forgives small errors in them."""
 
 
@@ -150,6 +152,7 @@ def train_autoencoder(
     generator = torch.Generator().manual_seed(seed)
     module = TinyVideoAutoencoder(config.encoder_channels, config.decoder_channels, align="start")
     initialise_near_identity(module)
+    module.encoder.requires_grad_(config.train_encoder)
     module = module.to(device=device, memory_format=torch.channels_last)
 
     def loss(batch: Tensor) -> dict[str, Tensor]:
@@ -165,9 +168,16 @@ def train_autoencoder(
 
     stage = Stage(module, build_optimizers(module, config.lr, None, 1e-4), loss, folder, loop, sample)
     stage.resume()
+    if not config.train_encoder:
+        # The latents in use are those of the averaged encoder.
+        module.encoder.load_state_dict(stage.ema.module.encoder.state_dict())
     batches = clip_batches(sources, config, generator)
     averaged = stage.run(batches)
-    mean, std = measure_latents(averaged.to(device), (batch.to(device) for batch in batches), 16)
+    if config.train_encoder:
+        mean, std = measure_latents(averaged.to(device), (batch.to(device) for batch in batches), 16)
+    else:
+        kept = TinyVideoAutoencoder.load_config(folder / "vae")
+        mean, std = kept["latents_mean"], kept["latents_std"]
     averaged.register_to_config(latents_mean=mean, latents_std=std)
     averaged.save_pretrained(folder / "vae")
     (folder / "latents.json").write_text(json.dumps({"mean": mean, "std": std}))

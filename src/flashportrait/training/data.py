@@ -93,7 +93,7 @@ def sample_motion(kind: str, frames: int, generator: torch.Generator) -> Tensor:
     """Motion rows ``[frames 57]`` of one kind of ``PERFORMANCE_MIX``."""
     if kind != "keyframes":
         return sample_performance(frames, kind=kind, generator=generator)
-    spacing = int(torch.randint(3, 12, (1,), generator=generator))
+    spacing = int(torch.randint(8, 25, (1,), generator=generator))
     keys = sample_performance(frames // spacing + 2, kind="random", generator=generator)
     position = torch.arange(frames) / spacing
     index = position.long()
