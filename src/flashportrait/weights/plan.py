@@ -295,7 +295,7 @@ def apply_plan(pipeline: DiffusionPipeline, plan: Plan, device: torch.device | s
     device = torch.device(device)
     transformer = pipeline.transformer
     if plan.storage == "fp8":
-        transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=transformer.dtype)
+        _cast_blocks(transformer, device if plan.placement == "resident" else None)
     if plan.placement == "resident":
         transformer.to(device)
     else:
@@ -312,6 +312,23 @@ def apply_plan(pipeline: DiffusionPipeline, plan: Plan, device: torch.device | s
     for part in (pipeline.portrait_encoder, pipeline.vae):
         if part is not None:
             part.to(device)
+
+
+def _cast_blocks(transformer: Any, device: torch.device | None) -> None:
+    """Keep each block's weights in fp8 and widen a layer while it computes; norms and modulations stay as they are.
+
+    Block by block, so that neither memory ever holds the transformer in full width.
+    """
+    from diffusers.hooks import apply_layerwise_casting
+
+    compute_dtype = transformer.dtype
+    for block in transformer.blocks:
+        apply_layerwise_casting(
+            block.to(device),
+            storage_dtype=torch.float8_e4m3fn,
+            compute_dtype=compute_dtype,
+            skip_modules_pattern=tuple(transformer._skip_layerwise_casting_patterns),
+        )
 
 
 def _place_encoder(encoder: nn.Module | None, placement: Placement, device: torch.device) -> None:
