@@ -112,7 +112,10 @@ def test_download_of_what_is_there_says_where_and_under_which_licence(
 ) -> None:
     monkeypatch.setenv("FLASHPORTRAIT_NANO", str(tmp_path))
     assert main(["download", "nano"]) == 0
-    assert capsys.readouterr().out.strip() == f"nano: {tmp_path} (licence: Apache-2.0)"
+    captured = capsys.readouterr()
+    assert captured.out.strip() == f"nano: {tmp_path}"
+    assert "licence of nano: Apache-2.0" in captured.err
+    assert main(["download", "nano", "--to", str(tmp_path)]) == 2
 
 
 def test_extract_writes_a_template_with_a_row_per_frame(

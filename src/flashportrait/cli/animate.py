@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from flashportrait.cli.options import (
     torch_device,
     torch_dtype,
 )
+from flashportrait.cli.work import kept_if_unfinished, start_work
 from flashportrait.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from flashportrait.media.reader import VideoReader
     from flashportrait.pipeline import FlashPortraitPipeline
     from flashportrait.result import PortraitVideo
+    from flashportrait.workdir import WorkDirectory
 
 TEMPLATE_SUFFIX = ".safetensors"
 """By which a motion template is told from a video."""
@@ -41,10 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("portrait", type=Path, metavar="PORTRAIT", help="a picture: JPEG, PNG, WebP, ...")
     parser.add_argument("driving", type=Path, metavar="DRIVING", help="a video, or a template made by extract")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=".mp4, .mov, .mkv or .webm")
-    parser.add_argument("--model", default="nano", metavar="NAME", help="nano or a model's folder; default: nano")
+    parser.add_argument("--model", default="nano", metavar="NAME", help="nano, 14b or a model's folder; default: nano")
     parser.add_argument("--size", type=positive, metavar="PIXELS", help="longer side; default: the model's own")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video; default: 0")
     parser.add_argument("--no-audio", action="store_true", help="leave the driving video's sound out")
+    parser.add_argument("--keep-work", action="store_true", help="keep OUT.work, from which resume goes on, at the end")
+    parser.add_argument("--restart", action="store_true", help="drop the progress of an unfinished run to this output")
     parser.add_argument("--compare", action="store_true", help="show portrait, driver and result side by side")
     add_clip_options(parser)
     _add_motion_options(parser)
@@ -57,7 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Check what can be checked cheaply, load the model, and write frames as they come."""
+    """Animate from the start, keeping progress beside the output until it is whole."""
+    return perform(args, console, start_work)
+
+
+def perform(
+    args: argparse.Namespace, console: Console, open_work: Callable[[argparse.Namespace], WorkDirectory]
+) -> int:
+    """Check what can be checked cheaply, load the model, and write frames as they come.
+
+    `open_work` gives the work directory once the inputs are known to be good.
+    """
     from flashportrait.media.portrait import load_portrait
     from flashportrait.media.writer import check_output
 
@@ -72,10 +86,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.warn(warning)
 
     started = time.perf_counter()
-    pipeline = _load(args)
-    loaded = time.perf_counter()
-    video = pipeline(portrait, driving, **_settings(args))
-    size = _write(args, output, video, reader, portrait)
+    settings = _settings(args)
+    with kept_if_unfinished(open_work(args), console, keep=args.keep_work) as work:
+        pipeline = _load(args)
+        loaded = time.perf_counter()
+        video = pipeline(portrait, driving, work=work, **settings)
+        size = _write(args, output, video, reader, portrait)
     for warning in [*(reader.warnings if reader else []), *video.report.warnings]:
         console.warn(warning)
     seconds = {"load": loaded - started, **video.report.seconds, "total": time.perf_counter() - started}
@@ -198,6 +214,9 @@ def _write(
     """Write the frames as they come; returns the (width, height) of what was written."""
     from flashportrait.media.writer import VideoWriter
 
+    if reader is not None and reader.info.frames != len(video):
+        # A resumed run has not read the clip, and damage shows only then.
+        sum(1 for _ in reader)
     audio = None if reader is None or args.no_audio else reader.audio
     times = None if reader is None else reader.times
     frames = _compared(video, reader, portrait) if args.compare else iter(video)

@@ -37,6 +37,11 @@ class Console:
             if not self.quiet:
                 self._say(f"warning: {message}")
 
+    def note(self, message: str) -> None:
+        """Show a line of information, unless quiet."""
+        if not self.quiet:
+            self._say(message)
+
     def error(self, message: str) -> None:
         """Show an error, on one line."""
         self._say(f"error: {' '.join(message.split())}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from flashportrait.errors import UserError
 
-MODELS = ("nano",)
+MODELS = ("nano", "14b")
 """Models known by name."""
 
 Box = tuple[float, float, float, float]
