@@ -43,7 +43,7 @@ READING_GAINS = {
     "browDown": 1.6,
     "browInnerUp": 1.65,
     "browOuterUp": 1.8,
-    "jawOpen": 1.15,
+    "jawOpen": 1.25,
     "mouthDimple": 1.7,
     "mouthFrown": 2.0,
     "mouthFunnel": 2.2,
