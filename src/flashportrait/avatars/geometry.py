@@ -30,13 +30,6 @@ MOUTH_V = -0.65
 _SHARPNESS = 22.0
 
 
-def face_coordinates(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Face coordinates u, v and distance from the origin, of points in head space."""
-    radius = torch.sqrt(x * x + y * y + z * z).clamp_min(1e-4)
-    factor = torch.sqrt(2 / (radius * (radius + z)).clamp_min(1e-4))
-    return x * factor, y * factor, radius
-
-
 def smoothstep(low: float | Tensor, high: float | Tensor, x: Tensor) -> Tensor:
     """0 below ``low``, 1 above ``high``, smooth between."""
     t = ((x - low) / (high - low)).clamp(0, 1)
@@ -84,7 +77,7 @@ def build_head_map(identity: Identity, controls: Controls, resolution: int) -> T
 
 def sample_map(head_map: Tensor, u: Tensor, v: Tensor, channels: slice) -> Tensor:
     """Channels of a head map at face coordinates [n h w].  [n c h w]"""
-    grid = torch.stack([u, v], dim=-1).div_(MAP_REACH)
+    grid = torch.stack([u, v], dim=-1).mul_(1 / MAP_REACH)
     return F.grid_sample(head_map[:, channels], grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

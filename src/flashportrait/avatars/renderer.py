@@ -11,11 +11,11 @@ from flashportrait.avatars import scene
 from flashportrait.avatars.camera import Camera, Rays, Window
 from flashportrait.avatars.controls import Controls, expression_controls
 from flashportrait.avatars.features import Paint, coverage, paint_face
-from flashportrait.avatars.geometry import CHANNELS, build_head_map, face_coordinates, sample_map, smoothstep
+from flashportrait.avatars.geometry import CHANNELS, build_head_map, sample_map, smoothstep
 from flashportrait.avatars.identity import Identity
 from flashportrait.avatars.shading import light_hair, light_skin
 
-MARCH_STEPS = 8
+MARCH_STEPS = 7
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def render(identity: Identity, motion: Tensor, size: int = 128) -> RenderResult:
         identity = identity.expand(len(motion))
     motion = motion.to(identity.skull_width)
     controls = expression_controls(identity, motion)
-    head_map = build_head_map(identity, controls, 48 + 3 * size // 8)
+    head_map = build_head_map(identity, controls, 40 + 3 * size // 8)
     camera = Camera.of(identity, motion, size)
     frames = scene.draw_behind(identity, camera)
     margin = 1.4 * identity.hair_volume + identity.beard_length
@@ -79,32 +79,44 @@ class Hit:
 
 
 def _march(head_map: Tensor, rays: Rays, margin: Tensor) -> Hit:
-    """Walk each ray from an ellipsoid around the head to the surface.
+    """Follow each ray from an ellipsoid around the head to the surface.
 
     Each step is the radial distance left over the cosine at which the ray approaches the head's origin, but no
     long leap, which could jump over an ear.
     """
-    margin = margin[:, None, None, None]
-    axes = rays.origin.new_tensor([1.0, 1.4, 1.28])[:, None, None] + margin
-    origin = (rays.origin - rays.origin.new_tensor([0.0, -0.12, 0.05])[:, None, None]) / axes
-    direction = rays.direction / axes
-    a, b = (direction * direction).sum(1), (origin * direction).sum(1)
-    c = (origin * origin).sum(1) - 1
-    depth = (-b - torch.sqrt((b * b - a * c).clamp_min(0))) / a
-    along = (rays.origin * rays.direction).sum(1)
+    depth = _enter_bounds(rays, margin)
+    squared, along = (rays.origin * rays.origin).sum(1), (rays.origin * rays.direction).sum(1)
     nearest = torch.full_like(depth, 9.0)
     best, half_pixel = depth, 0.5 * rays.pixel
     for _ in range(MARCH_STEPS):
-        u, v, radius = face_coordinates(*rays.at(depth))
+        radius = torch.addcmul(squared, depth, 2 * along + depth).sqrt_()
+        u, v = face_coordinates(rays, depth, radius)
         left = radius - sample_map(head_map, u, v, slice(0, 1))[:, 0]
         # Half a pixel is a hit; what comes later is truer than the edge that a ray has just passed.
         best = torch.where(left < torch.maximum(nearest, half_pixel), depth, best)
         nearest = torch.minimum(nearest, left)
-        approach = -(along + depth) / radius
-        leap = torch.minimum(left / approach.clamp_min(0.3), left + 0.05)
-        depth = depth + torch.maximum(leap, left)
-    u, v, _ = face_coordinates(*rays.at(best))
+        slowness = radius.div_((along + depth).neg_().clamp_min_(0.3))
+        depth = depth + torch.maximum(torch.minimum(left * slowness, left + 0.05), left)
+    radius = torch.addcmul(squared, best, 2 * along + best).sqrt_()
+    u, v = face_coordinates(rays, best, radius)
     return Hit(u, v, best, coverage(nearest - rays.pixel, 1.2 * rays.pixel))
+
+
+def _enter_bounds(rays: Rays, margin: Tensor) -> Tensor:
+    """Depth at which rays enter an ellipsoid around the head, or pass it most closely.  [n h w]"""
+    axes = rays.origin.new_tensor([1.0, 1.4, 1.28])[:, None, None] + margin[:, None, None, None]
+    origin = (rays.origin - rays.origin.new_tensor([0.0, -0.12, 0.05])[:, None, None]) / axes
+    direction = rays.direction / axes
+    a, b = (direction * direction).sum(1), (origin * direction).sum(1)
+    c = (origin * origin).sum(1) - 1
+    return (-b - torch.sqrt((b * b - a * c).clamp_min(0))) / a
+
+
+def face_coordinates(rays: Rays, depth: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """Face coordinates of the points at ``depth``, whose distance from the origin is ``radius``.  [n h w] each"""
+    (x, y, z), (dx, dy, dz) = rays.origin.unbind(1), rays.direction.unbind(1)
+    factor = torch.addcmul(z, depth, dz).add_(radius).mul_(radius).mul_(0.5).clamp_min_(1e-4).rsqrt_()
+    return torch.addcmul(x, depth, dx).mul_(factor), torch.addcmul(y, depth, dy).mul_(factor)
 
 
 def _shade_head(

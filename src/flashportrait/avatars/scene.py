@@ -10,6 +10,9 @@ from flashportrait.avatars.features import coverage
 from flashportrait.avatars.geometry import segment_distance, smoothstep
 from flashportrait.avatars.identity import BLOBS, Identity
 
+NECK_TOP = (0.0, -0.55, -0.1)
+"""Where the neck meets the head, head space."""
+
 
 def draw_behind(identity: Identity, camera: Camera) -> Tensor:
     """Background, hair behind the neck, neck, clothes and hair before the shoulders.  [n 3 size size]"""
@@ -17,8 +20,9 @@ def draw_behind(identity: Identity, camera: Camera) -> Tensor:
     long_haired = (identity.hair_length > 0).nonzero().flatten()
     if len(long_haired):
         picture[long_haired] = _falling_hair(picture[long_haired], identity[long_haired], camera[long_haired])
-    picture = _neck(picture, identity, camera)
-    picture = _clothes(picture, identity, camera)
+    body = _body_window(camera)
+    part = body.cut(picture)
+    body.paste(_clothes(_neck(part, identity, camera, body), identity, camera, body), picture)
     if len(long_haired):
         picture[long_haired] = _side_hair(picture[long_haired], identity[long_haired], camera[long_haired])
     return picture
@@ -71,10 +75,18 @@ def _body_anchor(camera: Camera) -> tuple[Tensor, Tensor]:
     return _col(follow[:, 0]), _col(follow[:, 1]) - 1.28
 
 
-def _neck(picture: Tensor, identity: Identity, camera: Camera) -> Tensor:
-    x, y = camera.plane()
+def _body_window(camera: Camera) -> Window:
+    """The part of the picture below the heads."""
+    _, head_y = camera.project(NECK_TOP)
+    first = int(((0.5 - head_y.flatten() / camera.extent) * camera.size).min().clamp(0, camera.size - 1))
+    count = len(camera.extent)
+    return Window([0] * count, [first] * count, camera.size, camera.size - first)
+
+
+def _neck(picture: Tensor, identity: Identity, camera: Camera, window: Window) -> Tensor:
+    x, y = camera.plane(window)
     foot_x, foot_y = _body_anchor(camera)
-    head_x, head_y = camera.project((0.0, -0.55, -0.1))
+    head_x, head_y = camera.project(NECK_TOP)
     t = ((head_y - y) / (head_y - foot_y + 0.2)).clamp(0, 1)
     half = _col(identity.neck_width * camera.scale) * (0.43 + 0.02 * t + 0.3 * smoothstep(0.7, 1.1, t))
     across = (x - torch.lerp(head_x, foot_x, t)) / half
@@ -88,9 +100,9 @@ def _neck(picture: Tensor, identity: Identity, camera: Camera) -> Tensor:
     return _over(picture, _rgb(identity.skin_color) * level * light[:, None], inside)
 
 
-def _clothes(picture: Tensor, identity: Identity, camera: Camera) -> Tensor:
+def _clothes(picture: Tensor, identity: Identity, camera: Camera, window: Window) -> Tensor:
     foot_x, foot_y = _body_anchor(camera)
-    x, y = camera.plane()
+    x, y = camera.plane(window)
     x, y = x - foot_x, y - foot_y
     width = 1.55 * _col(identity.shoulder_width)
     across = (x / width).abs()
