@@ -79,6 +79,7 @@ def test_compare_sets_portrait_driver_and_result_side_by_side(
     made = VideoReader(out)
     assert (made.info.width, made.info.height, made.info.frames) == (32 + 64 + 32, 32, 5)
     frame = next(iter(made)).astype(int)
+    assert frame[:, :32].std() > 20
     driver = frame[20:, 32:96]
     assert driver[:, :28, 0].mean() > 150 > 60 > driver[:, :28, 2].mean()
     assert animate(toy_model, portrait, template, "-o", out, "--compare", "--quiet") == 0

@@ -99,6 +99,7 @@ def perform(
         "output": str(output),
         "model": args.model,
         "rate": str(video.rate),
+        "variable_rate": reader is not None and reader.info.variable_rate,
         "size": size,
         "seed": args.seed,
         **video.report.to_dict(),
@@ -220,7 +221,7 @@ def _write(
     audio = None if reader is None or args.no_audio else reader.audio
     times = None if reader is None else reader.times
     frames = _compared(video, reader, portrait) if args.compare else iter(video)
-    with VideoWriter(output, video.rate, times=times, audio=audio, model=args.model) as writer:
+    with VideoWriter(output, video.rate, times=times, audio=audio, model=Path(args.model).name) as writer:
         for frame in frames:
             writer.write(frame)
         return writer.size
@@ -244,8 +245,11 @@ def _describe(summary: dict[str, Any]) -> str:
     seconds = summary["seconds"]
     stages = ", ".join(f"{stage} {duration:.1f} s" for stage, duration in seconds.items() if stage != "total")
     width, height = summary["size"]
+    rate = f"{summary['rate']} frames per second" + (
+        " on average, each at its driver's time" * summary["variable_rate"]
+    )
     lines = [
-        f"{summary['output']}: {summary['frames']} frames of {width}x{height} at {summary['rate']} frames per second",
+        f"{summary['output']}: {summary['frames']} frames of {width}x{height} at {rate}",
         f"{seconds['total']:.1f} s, {summary['frames'] / max(seconds['total'], 1e-9):.2f} frames per second ({stages})",
         f"steps computed {summary['steps_computed']}, predicted {summary['steps_predicted']}; "
         f"peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB; faces missed {len(summary['missing_faces'])}",
