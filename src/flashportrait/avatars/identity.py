@@ -305,7 +305,7 @@ def _skin_and_hair(sampler: _Sampler, values: dict[str, Tensor], feminine: Tenso
     hair = torch.lerp(natural, sampler.uniform(0.6, 0.85, 1) * torch.tensor([1.0, 0.99, 0.97]), gray)
     hair = torch.lerp(hair, sampler.color((0.4, 0.8), (0.4, 0.9)), dyed).clamp(0.02, 0.95)
     lipstick = (sampler.chance(0.5) * (feminine > 0.5))[:, None] * sampler.uniform(0.2, 0.8, 1)
-    natural_lips = skin * torch.tensor([0.86, 0.62, 0.60])
+    natural_lips = skin * torch.tensor([0.86, 0.64, 0.68])
     painted = torch.stack([sampler.uniform(0.55, 0.85), sampler.uniform(0.1, 0.3), sampler.uniform(0.15, 0.35)], dim=-1)
     long_hair = sampler.chance(0.12 + 0.66 * feminine)
     bald = sampler.chance(0.14 * (1 - feminine) * (0.5 + age))

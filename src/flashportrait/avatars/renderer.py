@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,6 @@ from flashportrait.avatars.features import Paint, coverage, paint_face
 from flashportrait.avatars.geometry import CHANNELS, build_head_map, sample_map, smoothstep
 from flashportrait.avatars.identity import Identity
 from flashportrait.avatars.shading import light_hair, light_skin
-
-MARCH_STEPS = 7
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ def render(identity: Identity, motion: Tensor, size: int = 128) -> RenderResult:
     margin = 1.4 * identity.hair_volume + identity.beard_length
     head = Window.around(camera, (0.0, -0.1, 0.0), (1.15, 1.5), margin)
     rays = camera.rays(head)
-    hit = _march(head_map, rays, margin)
+    # Finer pixels need a closer approach: two more steps for each doubling beyond 128.
+    hit = _march(head_map, rays, margin, steps=max(7, round(2 * math.log2(size) - 7)))
     face = Window.around(camera, (0.0, -0.35, 0.75), (0.82, 0.98), torch.zeros_like(margin)).inside(head)
     color, masks = _shade_head(head_map, hit, rays, face, camera, identity, controls)
     part = torch.lerp(head.cut(frames), color, hit.alpha[:, None])
@@ -78,7 +78,7 @@ class Hit:
     """Share of the pixel that the head covers."""
 
 
-def _march(head_map: Tensor, rays: Rays, margin: Tensor) -> Hit:
+def _march(head_map: Tensor, rays: Rays, margin: Tensor, steps: int) -> Hit:
     """Follow each ray from an ellipsoid around the head to the surface.
 
     Each step is the radial distance left over the cosine at which the ray approaches the head's origin, but no
@@ -88,7 +88,7 @@ def _march(head_map: Tensor, rays: Rays, margin: Tensor) -> Hit:
     squared, along = (rays.origin * rays.origin).sum(1), (rays.origin * rays.direction).sum(1)
     nearest = torch.full_like(depth, 9.0)
     best, half_pixel = depth, 0.5 * rays.pixel
-    for _ in range(MARCH_STEPS):
+    for _ in range(steps):
         radius = torch.addcmul(squared, depth, 2 * along + depth).sqrt_()
         u, v = face_coordinates(rays, depth, radius)
         left = radius - sample_map(head_map, u, v, slice(0, 1))[:, 0]

@@ -128,7 +128,7 @@ def _clothes(picture: Tensor, identity: Identity, camera: Camera, window: Window
 def _hair_tone(identity: Identity, across: Tensor, y: Tensor) -> Tensor:
     strands = torch.sin(30 * across + 1.5 * torch.sin(3 * y)) * 0.5 + torch.sin(71 * across) * 0.3
     level = identity.key_color * 0.6 + identity.ambient_color
-    return _rgb(identity.hair_color * level) * (0.52 + 0.12 * strands)[:, None]
+    return _rgb(identity.hair_color * level) * (0.68 + 0.13 * strands)[:, None]
 
 
 def _falling_hair(picture: Tensor, identity: Identity, camera: Camera) -> Tensor:
