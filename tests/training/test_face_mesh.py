@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from flashportrait.face.motion import BLENDSHAPE_NAMES
 from flashportrait.training.face_mesh import (
     INNER_LIPS_LOWER,
     INNER_LIPS_UPPER,
@@ -32,6 +33,20 @@ def test_the_mesh_is_symmetric():
     torch.testing.assert_close(flipped[:MESH_LANDMARKS], mesh.canonical_face[:MESH_LANDMARKS], atol=0.01, rtol=0)
     twin = mesh.expression_basis[mirrored_coefficients()][:, mesh.mirror] * torch.tensor([-1.0, 1.0, 1.0])
     torch.testing.assert_close(twin, mesh.expression_basis, atol=0.02, rtol=0)
+
+
+def test_gains_apply_to_what_grows_and_to_gaze():
+    mesh, smile, look = (
+        load_face_mesh(),
+        BLENDSHAPE_NAMES.index("mouthSmileLeft"),
+        BLENDSHAPE_NAMES.index("eyeLookInLeft"),
+    )
+    rest = torch.zeros(51)
+    for column, fading_gain in ((smile, torch.tensor(1.0)), (look, mesh.gains[look])):
+        full = torch.nn.functional.one_hot(torch.tensor(column), 51).float()
+        basis = mesh.expression_basis[column]
+        torch.testing.assert_close(mesh.displacement(rest, full[None])[0], mesh.gains[column] * basis)
+        torch.testing.assert_close(mesh.displacement(full, rest[None])[0], -fading_gain * basis)
 
 
 def test_the_mouth_opening_is_the_hole_between_the_inner_lips():

@@ -74,6 +74,8 @@ class FaceMesh:
     """[478 3] landmarks of MediaPipe's canonical face in the head frame, centimetres; irises: the mean face's."""
     expression_basis: Tensor
     """[51 478 3] centimetres per unit of each coefficient, in row order."""
+    gains: Tensor
+    """[51] ``READING_GAINS`` in row order."""
     pose_weights: Tensor
     """[468] weights of the rigid fit; they favour landmarks that expressions hardly move."""
     mirror: Tensor
@@ -87,6 +89,17 @@ class FaceMesh:
     def oval(self) -> list[int]:
         """The 36 landmarks of the mesh's boundary, in order around the face."""
         return boundary_loop(self.triangles)
+
+    def displacement(self, own: Tensor, target: Tensor) -> Tensor:
+        """Displacement of the landmarks [t 478 3] in centimetres, from coefficients ``own`` [51] to ``target`` [t 51].
+
+        Gains apply to actions that grow. An action that fades ends at rest, where the regression puts it: going
+        further would leave no trace in the reading, which stops at 0. Gaze has no rest, so its gains always apply.
+        """
+        change = target - own
+        two_way = torch.tensor([name.startswith("eyeLook") for name in BLENDSHAPE_NAMES], device=change.device)
+        change = change * torch.where((change > 0) | two_way, self.gains, torch.ones_like(self.gains))
+        return torch.einsum("tc,cnd->tnd", change, self.expression_basis)
 
     def triangles_inside(self, polygon: tuple[int, ...] | list[int], grow: float = 1.0) -> Tensor:
         """[898] bool: triangles whose centre lies inside the canonical face's polygon, scaled about its own centre."""
@@ -109,9 +122,15 @@ def load_face_mesh() -> FaceMesh:
             triangles=torch.from_numpy(arrays["triangles"]).long(),
             canonical_face=canonical_face,
             expression_basis=_calibrated(torch.from_numpy(arrays["expression_basis"]).float(), canonical_face),
+            gains=torch.tensor([READING_GAINS.get(_stem(name), 1.0) for name in BLENDSHAPE_NAMES]),
             pose_weights=torch.from_numpy(arrays["pose_weights"]).float(),
             mirror=torch.from_numpy(arrays["mirror"]).long(),
         )
+
+
+def _stem(name: str) -> str:
+    """A coefficient's name without its side."""
+    return name.removesuffix("Left").removesuffix("Right")
 
 
 def _region(name: str, canonical_face: Tensor) -> Tensor:
@@ -136,14 +155,15 @@ def smoothstep(x: Tensor) -> Tensor:
 
 
 def _calibrated(basis: Tensor, canonical_face: Tensor) -> Tensor:
-    """The regressed basis [51 478 3], each action kept to its region, with ``READING_GAINS`` and ``GAZE_REACH_CM``."""
+    """The regressed basis [51 478 3], each action kept to its region, with ``GAZE_REACH_CM``."""
     basis = basis.clone()
     for row, name in enumerate(BLENDSHAPE_NAMES):
-        stem, side = name.removesuffix("Left").removesuffix("Right"), int(name.endswith("Left"))
-        basis[row] *= READING_GAINS.get(stem, 1.0) * _region(name, canonical_face)[:, None]
+        stem, side = _stem(name), int(name.endswith("Left"))
+        basis[row] *= _region(name, canonical_face)[:, None]
         if stem in GAZE_REACH_CM:
             corners = basis[row, [UPPER_LIDS[side][0], UPPER_LIDS[side][-1]], :2].mean(0)
-            basis[row, list(IRISES[side]), :2] = corners + basis.new_tensor(GAZE_REACH_CM[stem])
+            reach = basis.new_tensor(GAZE_REACH_CM[stem]) / READING_GAINS[stem]
+            basis[row, list(IRISES[side]), :2] = corners + reach
     return basis
 
 

@@ -184,8 +184,8 @@ class PhotoRig:
     def animate(self, motion: Tensor, size: int = 128) -> WarpResult:
         """The photo with the motion rows [t 57], as ``size`` x ``size`` frames."""
         motion = limit_motion(self.own_row, motion)
-        offsets = torch.einsum("tc,cnd->tnd", motion[:, 6:] - self.own_row[6:], self.mesh.expression_basis)
-        head = self._close_openings(self.head + offsets, motion)
+        offsets = self.mesh.displacement(self.own_row[6:], motion[:, 6:])
+        head = self._close_openings(self.head + offsets, offsets)
         vertices = self._pose(head, motion[:, :6])
         inner = (self.scale * head @ self.rotation.mT + self.centre)[..., :2]
         maps_to_texture = self._texture_maps(inner, offsets)
@@ -201,11 +201,11 @@ class PhotoRig:
         ]
         return WarpResult(frames, *masks, motion=motion)
 
-    def _close_openings(self, head: Tensor, motion: Tensor) -> Tensor:
+    def _close_openings(self, head: Tensor, offsets: Tensor) -> Tensor:
         """Heads [t 478 3] whose lids open in proportion to the photo's own and whose lips don't cross."""
-        head, canonical = head.clone(), self.mesh.canonical_face[:, 1]
-        readings = torch.cat((self.own_row[None, 6:], motion[:, 6:]))
-        expected = canonical + torch.einsum("tc,cn->tn", readings, self.mesh.expression_basis[:, :, 1])
+        head = head.clone()
+        own = self.mesh.displacement(torch.zeros_like(self.own_row[6:]), self.own_row[None, 6:])[..., 1]
+        expected = self.mesh.canonical_face[:, 1] + torch.cat((own, own + offsets[..., 1]))
         for upper, lower, crease in zip(UPPER_LIDS, LOWER_LIDS, LID_CREASES, strict=True):
             up, low, above = list(upper[1:-1]), list(lower[1:-1]), list(crease)
             gap = (expected[:, low] - expected[:, up]).mean(1)
