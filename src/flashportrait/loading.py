@@ -9,7 +9,9 @@ import torch
 
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.weights.folder import model_folder
-from flashportrait.weights.loading import load_components
+from flashportrait.weights.loading import load_components, load_fast_lora
+from flashportrait.weights.lora import distilled_sigmas
+from flashportrait.weights.plan import Plan, apply_plan
 
 OFFICIAL: dict[str, Any] = {
     "motion_layout": "pdfgc",
@@ -18,26 +20,45 @@ OFFICIAL: dict[str, Any] = {
 }
 """How the released 14B is used, as its authors do."""
 
+FAST: dict[str, Any] = {"sigmas": distilled_sigmas(), "num_inference_steps": len(distilled_sigmas())}
+"""Sampling of the released 14B with its 4-step LoRA."""
+
 
 def load_pipeline(
-    name_or_path: str | Path = "nano", device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    name_or_path: str | Path = "nano",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    plan: Plan | None = None,
 ) -> FlashPortraitPipeline:
     """A pipeline ready to run.
 
     Args:
-        name_or_path: ``nano`` (the embedded model), ``14b`` (the released one, downloaded before), or the folder of a
-            model written by ``save_pretrained``.
+        name_or_path: ``nano`` (the embedded model), ``14b`` (the released one, downloaded before), ``14b-fast`` (the
+            same with its 4-step LoRA and tiny autoencoder), or the folder of a model written by ``save_pretrained``.
         device: where to run; the accelerator if there is one.
         dtype: of the networks; bfloat16 for the 14B and float32 for others unless given.
+        plan: how the 14B is fitted to the machine (``weights.plan.make_plan``); without one all of it goes on the
+            device.
 
     Raises:
         UserError: there is no such model, or it is damaged.
     """
     device = default_device() if device is None else torch.device(device)
-    if name_or_path == "14b":
-        components = load_components(torch_dtype=dtype or torch.bfloat16, device=device)
-        return FlashPortraitPipeline(**components, **OFFICIAL).to(device)
+    if name_or_path in ("14b", "14b-fast"):
+        return _load_14b(device, dtype or torch.bfloat16, plan, fast=name_or_path == "14b-fast")
     return FlashPortraitPipeline.from_pretrained(model_folder(name_or_path)).to(device, dtype or torch.float32)
+
+
+def _load_14b(device: torch.device, dtype: torch.dtype, plan: Plan | None, fast: bool) -> FlashPortraitPipeline:
+    components = load_components(torch_dtype=dtype, device=device if plan is None else None, fast=fast)
+    lora = load_fast_lora(components["transformer"]) if fast else None
+    use = {**OFFICIAL, "defaults": OFFICIAL["defaults"] | FAST} if fast else OFFICIAL
+    pipeline = FlashPortraitPipeline(**components, **use)
+    if plan is not None:
+        apply_plan(pipeline, plan, device, lora)
+    elif lora is not None:
+        lora.merge(pipeline.transformer)
+    return pipeline
 
 
 def default_device() -> torch.device:

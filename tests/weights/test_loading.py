@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 from test_lora import distillation_lora, merged_by_hand
 from test_official_encoders import IMAGE, SMALL_VAE, TEXT, image_reference, open_clip_file, small_vae, text_reference
-from test_official_transformer import TOY, reference
+from test_official_transformer import TOY, inputs, reference
 
 from flashportrait.errors import UserError
+from flashportrait.loading import load_pipeline
 from flashportrait.models.portrait_encoder import PortraitEncoder
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.weights import official
@@ -19,10 +20,12 @@ from flashportrait.weights.convert import VAE
 from flashportrait.weights.loading import (
     ModelFiles,
     load_components,
+    load_fast_lora,
     load_wan_image_encoder,
     load_wan_text_encoder,
     load_wan_vae,
 )
+from flashportrait.weights.plan import Plan
 
 
 @pytest.fixture
@@ -102,6 +105,7 @@ def test_fast_parts(tmp_path: Path):
     diffusers_wan(tmp_path / "Wan2.1-I2V-14B-720P-Diffusers")
     flashportrait_files(tmp_path)
     parts = load_components(tmp_path, torch_dtype=torch.float32, fast=True)
+    load_fast_lora(parts["transformer"], tmp_path).merge(parts["transformer"])
     assert isinstance(parts["vae"], TinyVideoAutoencoder)
     expected = merged_by_hand(distillation_lora(), 1.0)
     for key, tensor in parts["transformer"].to_official().items():
@@ -119,3 +123,21 @@ def test_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "Wan2.1-I2V-14B-720P").mkdir()
     with pytest.raises(UserError, match="models_t5"):
         load_wan_text_encoder(ModelFiles(tmp_path).wan())
+
+
+@pytest.mark.usefixtures("small")
+@torch.no_grad()
+def test_the_14b_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """``load_pipeline`` finds what was downloaded, plans or not, and samples the fast model in its four steps."""
+    diffusers_wan(tmp_path / "Wan2.1-I2V-14B-720P-Diffusers")
+    flashportrait_files(tmp_path)
+    monkeypatch.setenv("FLASHPORTRAIT_CACHE", str(tmp_path))
+    plan = Plan("bf16", "offload", "offload", 51, 30, 0, 0, 0.0)
+    plain = load_pipeline("14b-fast", "cpu", torch.float32)
+    planned = load_pipeline("14b-fast", "cpu", torch.float32, plan)
+    assert plain.settings().sigmas == [1.0, 0.75, 0.5, 0.25]
+    velocity = plain.transformer(**inputs())
+    assert torch.equal(velocity, planned.transformer(**inputs()))
+    exact = load_pipeline("14b", "cpu", torch.float32)
+    assert exact.settings().num_inference_steps == 30
+    assert not torch.allclose(velocity, exact.transformer(**inputs()))

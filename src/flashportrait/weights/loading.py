@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,8 +17,11 @@ from flashportrait.errors import UserError
 from flashportrait.weights.checkpoint import load_strictly
 from flashportrait.weights.convert import KeyTable
 from flashportrait.weights.hub import WEIGHTS, Weight, locate_weight
-from flashportrait.weights.lora import load_lora
+from flashportrait.weights.lora import Lora, load_lora
 from flashportrait.weights.official import load_image_encoder, load_text_encoder, load_transformer, load_vae
+
+if TYPE_CHECKING:
+    from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 
 WAN_FOLDERS = (WEIGHTS["wan_14b"].file, "Wan2.1-I2V-14B-720P")
 """Names of the folder with text encoder, image encoder and VAE: diffusers' layout, and the original one."""
@@ -79,7 +82,7 @@ def load_components(
         folder: with the files; None looks where ``flashportrait download 14b`` puts them.
         torch_dtype: of the weights.
         device: where transformer and encoders go, tensor by tensor; None leaves them in the mapped files.
-        fast: merge the 4-step LoRA and take the tiny VAE (sample with ``lora.distilled_sigmas()``).
+        fast: take the tiny VAE; the 4-step LoRA is for ``load_fast_lora`` to read and the caller to merge.
 
     Raises:
         UserError: a file is missing or isn't the released one; it is named.
@@ -92,8 +95,6 @@ def load_components(
     wan = files.wan()
     placing = {"torch_dtype": torch_dtype, "device": device}
     transformer = load_transformer(files.find("transformer_14b"), **placing)
-    if fast:
-        load_lora(files.find("fast_lora_14b"), transformer).merge(transformer)
     return {
         "transformer": transformer,
         "portrait_encoder": PortraitEncoder.from_official(files.find("portrait_encoder_14b")).to(device, torch_dtype),
@@ -103,6 +104,12 @@ def load_components(
         "text_encoder": load_wan_text_encoder(wan, **placing),
         "tokenizer": load_wan_tokenizer(wan),
     }
+
+
+def load_fast_lora(transformer: FlashPortraitTransformer3DModel, folder: str | Path | None = None) -> Lora:
+    """The 4-step LoRA, not yet merged (sample with ``lora.distilled_sigmas()``). Folder and errors as above."""
+    files = ModelFiles(Path(folder).expanduser() if folder is not None else None)
+    return load_lora(files.find("fast_lora_14b"), transformer)
 
 
 def _load_tiny_vae(files: ModelFiles, torch_dtype: torch.dtype, device: torch.device | str | None) -> Any:

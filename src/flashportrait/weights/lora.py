@@ -84,6 +84,14 @@ class Lora:
     """Where it came from, for messages."""
     deltas: Mapping[str, tuple[Delta, ...]]
 
+    def part(self, prefix: str) -> Lora:
+        """The differences of the parameters whose names start with ``prefix``."""
+        return Lora(self.name, {name: deltas for name, deltas in self.deltas.items() if name.startswith(prefix)})
+
+    def outside(self, prefix: str) -> Lora:
+        """The differences of all other parameters."""
+        return Lora(self.name, {name: deltas for name, deltas in self.deltas.items() if not name.startswith(prefix)})
+
     def merge(self, model: FlashPortraitTransformer3DModel, strength: float = 1.0) -> None:
         """Add the differences, times ``strength``, to the model's parameters, in place and in float32 arithmetic.
 

@@ -21,6 +21,8 @@ from flashportrait.errors import UserError
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from flashportrait.weights.lora import Lora
+
 Storage = Literal["bf16", "fp8"]
 Placement = Literal["resident", "offload"]
 
@@ -82,6 +84,8 @@ class Work:
     """Full passes in each window; predicted steps cost nothing."""
     branches: int = 2
     """Guidance branches."""
+    lora: bool = False
+    """Whether a LoRA is merged into the transformer."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,9 @@ def _predict(
         VAE_BYTES_PER_PIXEL * work.height * work.width,
         TEXT_ENCODER_LAYER_BYTES if text_encoder == "offload" else 0,
     )
+    waiting = weights if placement == "offload" else 0
+    if work.lora and (storage, placement) == ("bf16", "offload"):
+        waiting *= 2  # merged weights are no longer the file's, and are copied once more to be streamed
     passes = work.steps * work.branches * windows
     compute = forward_flops(tokens) / machine.flops
     transfer = weights / machine.bandwidth if placement == "offload" else 0.0
@@ -212,7 +219,7 @@ def _predict(
         window,
         overlap,
         peak_vram=resident + working + RESERVE_BYTES,
-        peak_ram=LOADING_BYTES + (weights if placement == "offload" else 0),
+        peak_ram=LOADING_BYTES + waiting,
         seconds=passes * max(compute, transfer) + decoding,
     )
 
@@ -287,18 +294,40 @@ def _measure_flops(device: torch.device) -> float:
     return KERNEL_EFFICIENCY * repeats * 2 * side**3 / (time.perf_counter() - started)
 
 
-def apply_plan(pipeline: DiffusionPipeline, plan: Plan, device: torch.device | str) -> None:
-    """Set up a loaded pipeline as planned, in place. LoRAs must have been merged before.
+def apply_plan(pipeline: DiffusionPipeline, plan: Plan, device: torch.device | str, lora: Lora | None = None) -> None:
+    """Set up a loaded pipeline as planned, in place.
 
     The window goes with the call: ``pipeline(..., window=plan.window, overlap=plan.overlap)``.
+
+    Args:
+        pipeline: its parts best still in the mapped files.
+        plan: from ``make_plan``.
+        device: where to compute.
+        lora: merged where it costs the least memory: on the device, or block by block before a block is cast.
     """
     device = torch.device(device)
-    transformer = pipeline.transformer
-    if plan.storage == "fp8":
-        _cast_blocks(transformer, device if plan.placement == "resident" else None)
-    if plan.placement == "resident":
+    _place_transformer(pipeline.transformer, plan, device, lora)
+    _place_encoder(pipeline.image_encoder, plan.placement, device)
+    _place_encoder(pipeline.text_encoder, plan.text_encoder, device)
+    for part in (pipeline.portrait_encoder, pipeline.vae):
+        if part is not None:
+            part.to(device)
+
+
+def _place_transformer(transformer: Any, plan: Plan, device: torch.device, lora: Lora | None) -> None:
+    resident = plan.placement == "resident"
+    for index, block in enumerate(transformer.blocks):
+        if resident:
+            block.to(device)
+        if lora is not None:
+            lora.part(f"blocks.{index}.").merge(transformer)
+        if plan.storage == "fp8":
+            _keep_in_fp8(block, transformer)
+    if resident:
         transformer.to(device)
-    else:
+    if lora is not None:
+        lora.outside("blocks.").merge(transformer)
+    if not resident:
         streams = device.type == "cuda"
         transformer.enable_group_offload(
             onload_device=device,
@@ -307,28 +336,18 @@ def apply_plan(pipeline: DiffusionPipeline, plan: Plan, device: torch.device | s
             use_stream=streams,
             record_stream=streams,
         )
-    _place_encoder(pipeline.image_encoder, plan.placement, device)
-    _place_encoder(pipeline.text_encoder, plan.text_encoder, device)
-    for part in (pipeline.portrait_encoder, pipeline.vae):
-        if part is not None:
-            part.to(device)
 
 
-def _cast_blocks(transformer: Any, device: torch.device | None) -> None:
-    """Keep each block's weights in fp8 and widen a layer while it computes; norms and modulations stay as they are.
-
-    Block by block, so that neither memory ever holds the transformer in full width.
-    """
+def _keep_in_fp8(block: nn.Module, transformer: Any) -> None:
+    """Keep a block's weights in fp8 and widen a layer while it computes; norms and modulations stay as they are."""
     from diffusers.hooks import apply_layerwise_casting
 
-    compute_dtype = transformer.dtype
-    for block in transformer.blocks:
-        apply_layerwise_casting(
-            block.to(device),
-            storage_dtype=torch.float8_e4m3fn,
-            compute_dtype=compute_dtype,
-            skip_modules_pattern=tuple(transformer._skip_layerwise_casting_patterns),
-        )
+    apply_layerwise_casting(
+        block,
+        storage_dtype=torch.float8_e4m3fn,
+        compute_dtype=transformer.proj_out.weight.dtype,
+        skip_modules_pattern=tuple(transformer._skip_layerwise_casting_patterns),
+    )
 
 
 def _place_encoder(encoder: nn.Module | None, placement: Placement, device: torch.device) -> None:
