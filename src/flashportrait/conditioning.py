@@ -163,9 +163,3 @@ def reference_with_mask(portrait_latents: Tensor) -> Tensor:
     mask = torch.zeros_like(portrait_latents[:, :4])
     mask[:, :, 0] = 1
     return torch.cat([mask, portrait_latents], dim=1)
-
-
-def portrait_clip(portrait: Tensor, latent_frames: int) -> Tensor:
-    """A portrait [b 3 h w] in [0, 1] -> a clip [b t 3 h w] of it, then frames of mid-grey (zero in [-1, 1])."""
-    rest = pixel_frame_count(latent_frames) - 1
-    return F.pad(portrait[:, None], (0, 0) * 3 + (0, rest), value=0.5)

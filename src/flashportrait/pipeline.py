@@ -20,7 +20,7 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from flashportrait.conditioning import Conditions, GuidedVelocity, portrait_clip, reference_with_mask
+from flashportrait.conditioning import Conditions, GuidedVelocity, reference_with_mask
 from flashportrait.inputs import (
     DrivingSource,
     FaceChoice,
@@ -32,7 +32,7 @@ from flashportrait.inputs import (
 )
 from flashportrait.models.clip_vision import clip_tokens
 from flashportrait.models.image_encoder import PortraitImageEncoder
-from flashportrait.models.streaming_vae import encode_clip, streaming_decoder
+from flashportrait.models.streaming_vae import encode_portrait, streaming_decoder
 from flashportrait.prompts import encode_prompt
 from flashportrait.result import PortraitVideo, RunReport, to_pictures
 from flashportrait.sampling.denoise import denoiser
@@ -262,7 +262,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             image_embeds = self.image_encoder(portrait.to(self.image_encoder.dtype))
         else:
             image_embeds = clip_tokens(self.image_encoder, portrait)
-        reference = reference_with_mask(encode_clip(self.vae, portrait_clip(portrait, window)))
+        reference = reference_with_mask(encode_portrait(self.vae, portrait, window))
         rows = torch.from_numpy(motion)[None]
         return Conditions(*texts, image_embeds, reference, rows).to(device, self.transformer.dtype)
 

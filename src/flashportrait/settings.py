@@ -31,8 +31,9 @@ class SamplingSettings:
     """Latent frames denoised together."""
     overlap: int = 30
     """Latent frames that neighbouring windows share."""
-    schedule: Order = "synchronous"
-    """Order of work: ``synchronous``, ``diagonal`` (same numbers, bounded memory) or ``causal`` (early frames)."""
+    schedule: Order = "diagonal"
+    """Order of work: ``synchronous`` (the paper's), ``diagonal`` (the same numbers, frames earlier, less memory on long
+    clips) or ``causal`` (frames after one window, constant memory, other numbers)."""
     predictor: AdaptiveLatentPrediction | None = None
     """Predicts some of the steps; None computes all."""
     batched: bool = False
@@ -65,6 +66,8 @@ class SamplingSettings:
             raise UserError("speed and predictor both choose the steps to compute; give one of them")
         own = dict(defaults)
         own_speed = own.pop("speed", "exact")
+        if "num_inference_steps" in given and "sigmas" not in given:
+            own.pop("sigmas", None)
         if "predictor" not in given or speed is not None:
             given = {**given, "predictor": preset(speed or own_speed)}
         return replace(cls(**own), **given)

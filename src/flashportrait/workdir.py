@@ -245,7 +245,17 @@ def describe_model(pipeline: DiffusionPipeline) -> dict[str, str]:
 def describe_run(
     settings: SamplingSettings, noise: FrameNoise | GivenNoise, portrait: FramedPortrait, motion: MotionFeatures
 ) -> dict[str, Any]:
-    """What of a call decides its result, for :meth:`WorkDirectory.bind`."""
+    """What of a call decides its result, for :meth:`WorkDirectory.bind`.
+
+    Raises:
+        UserError: a predictor whose memory is inside the network, where it can't be saved between a window's steps.
+    """
+    predictor = settings.predictor
+    if predictor is not None and predictor.target != "guided" and settings.schedule != "causal":
+        raise UserError(
+            f"a run that predicts {predictor.target} can't be interrupted in {settings.schedule} order; "
+            "use the causal schedule, a predictor of target guided, or no work directory"
+        )
     noise_settings = asdict(noise) if isinstance(noise, FrameNoise) else {"latents": tensor_digest(noise.latents)}
     return {
         **asdict(settings),

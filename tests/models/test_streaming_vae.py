@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from einops import rearrange
 
-from flashportrait.models.streaming_vae import encode_clip, streaming_decoder
+from flashportrait.models.streaming_vae import encode_clip, encode_portrait, streaming_decoder
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 
 STATISTICS = {"latents_mean": [0.1] * 16, "latents_std": [2.0] * 16}
@@ -72,3 +72,13 @@ def test_encoding_gives_the_networks_latents(name, request):
         else:
             expected = (vae.encode(rearrange(frames, "b t c h w -> b c t h w") * 2 - 1).latent_dist.mode() - 0.1) / 2.0
     torch.testing.assert_close(latents, expected)
+
+
+@pytest.mark.parametrize("name", ["wan", "tiny"])
+@pytest.mark.parametrize("latent_frames", [1, 2, 16])
+def test_the_portraits_clip_is_encoded_as_if_whole(name, latent_frames, request):
+    vae = request.getfixturevalue(name)
+    portrait = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(4))
+    clip = torch.full((1, 4 * (latent_frames - 1) + 1, 3, 16, 24), 0.5)
+    clip[:, 0] = portrait
+    assert torch.equal(encode_portrait(vae, portrait, latent_frames), encode_clip(vae, clip))

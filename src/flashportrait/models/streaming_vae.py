@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from einops import rearrange
 from torch import Tensor
 
-from flashportrait.models.tiny_vae import TEMPORAL_RATIO, State, TinyVideoAutoencoder
+from flashportrait.models.tiny_vae import TEMPORAL_RATIO, MemoryBlock, State, TinyVideoAutoencoder
 
 VideoAutoencoder = AutoencoderKLWan | TinyVideoAutoencoder
 
@@ -44,6 +45,7 @@ class TinyStreamingDecoder:
     @torch.no_grad()
     def push(self, latents: Tensor) -> Tensor:
         """The next latent frames [b c f h w] -> their frames [b t 3 8h 8w] in [0, 1]."""
+        _wake(self._vae)
         first = not self._state
         pieces = rearrange(latents.to(self._vae.dtype), "b c f h w -> b f c h w").split(1, dim=1)
         frames = torch.cat([self._vae.decode_chunk(piece, self._state).clamp(0, 1) for piece in pieces], dim=1)
@@ -60,6 +62,7 @@ class WanStreamingDecoder:
     @torch.no_grad()
     def push(self, latents: Tensor) -> Tensor:
         """The next latent frames [b c f h w] -> their frames [b t 3 8h 8w] in [0, 1]."""
+        _wake(self._vae)
         mean, std = _statistics(self._vae, latents)
         hidden = self._vae.post_quant_conv((latents * std + mean).to(self._vae.dtype))
         frames = torch.cat([self._decode_frame(frame) for frame in hidden.split(1, dim=2)], dim=2)
@@ -78,6 +81,7 @@ class WanStreamingDecoder:
 @torch.no_grad()
 def encode_clip(vae: VideoAutoencoder, frames: Tensor) -> Tensor:
     """Frames [b t 3 h w] in [0, 1], t = 4 (f - 1) + 1, -> normalised latents [b c f h/8 w/8] float32."""
+    _wake(vae)
     frames = frames.to(vae.dtype)
     if isinstance(vae, TinyVideoAutoencoder):
         return rearrange(vae.encode(frames), "b f c h w -> b c f h w").float()
@@ -86,8 +90,29 @@ def encode_clip(vae: VideoAutoencoder, frames: Tensor) -> Tensor:
     return (latents - mean) / std
 
 
+def encode_portrait(vae: VideoAutoencoder, portrait: Tensor, latent_frames: int) -> Tensor:
+    """Latents [b c f h/8 w/8] float32 of a clip that shows a portrait [b 3 h w] in [0, 1], then mid-grey.
+
+    Mid-grey is zero in [-1, 1], where the released model's clips live.
+    """
+    encoded_frames = latent_frames
+    if isinstance(vae, TinyVideoAutoencoder):
+        # Each block of memory forgets its input after one latent frame, so under grey all latents after these are one.
+        encoded_frames = min(latent_frames, 2 + sum(isinstance(layer, MemoryBlock) for layer in vae.encoder))
+    grey_frames = TEMPORAL_RATIO * (encoded_frames - 1)
+    clip = F.pad(portrait[:, None], (0, 0, 0, 0, 0, 0, 0, grey_frames), value=0.5)
+    latents = encode_clip(vae, clip)
+    return torch.cat([latents, latents[:, :, -1:].expand(-1, -1, latent_frames - encoded_frames, -1, -1)], dim=2)
+
+
 def _statistics(vae: AutoencoderKLWan, like: Tensor) -> tuple[Tensor, Tensor]:
     mean, std = (
         like.new_tensor(values).view(1, -1, 1, 1, 1) for values in (vae.config.latents_mean, vae.config.latents_std)
     )
     return mean, std
+
+
+def _wake(vae: VideoAutoencoder) -> None:
+    """Let offloading move the autoencoder in: its hook watches ``forward``, which streaming never calls."""
+    if hasattr(vae, "_hf_hook"):
+        vae._hf_hook.pre_forward(vae)
