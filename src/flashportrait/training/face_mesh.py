@@ -72,6 +72,8 @@ class FaceMesh:
     """[898 3] landmark indices."""
     canonical_face: Tensor
     """[478 3] landmarks of MediaPipe's canonical face in the head frame, centimetres; irises: the mean face's."""
+    neutral_face: Tensor
+    """[478 3] landmarks of the average face at rest, all coefficients 0, in the head frame, centimetres."""
     expression_basis: Tensor
     """[51 478 3] centimetres per unit of each coefficient, in row order."""
     gains: Tensor
@@ -121,6 +123,7 @@ def load_face_mesh() -> FaceMesh:
         return FaceMesh(
             triangles=torch.from_numpy(arrays["triangles"]).long(),
             canonical_face=canonical_face,
+            neutral_face=torch.from_numpy(arrays["neutral_face"]).float(),
             expression_basis=_calibrated(torch.from_numpy(arrays["expression_basis"]).float(), canonical_face),
             gains=torch.tensor([READING_GAINS.get(_stem(name), 1.0) for name in BLENDSHAPE_NAMES]),
             pose_weights=torch.from_numpy(arrays["pose_weights"]).float(),
@@ -189,11 +192,11 @@ def fit_similarity(points: Tensor, target: Tensor, weights: Tensor) -> tuple[Ten
 def fit_expression_basis(
     landmarks: Tensor, coefficients: Tensor, mesh: FaceMesh, ridge: float = 0.01
 ) -> tuple[Tensor, Tensor]:
-    """Mean face and expression basis from many faces and what the landmarker read on them.
+    """Neutral face and expression basis from many faces and what the landmarker read on them.
 
     landmarks: [n 478 3] in pixels of any scale; coefficients: [n 51] in row order; ridge: the standard deviation below
     which a coefficient is too rare to be trusted. Faces are aligned rigidly, and every face is used mirrored as well,
-    so the result is symmetric. Returns (mean_face [478 3], expression_basis [51 478 3]).
+    so the result is symmetric. Returns (neutral_face [478 3], expression_basis [51 478 3]).
     """
     scale, rotation, translation = fit_similarity(
         landmarks[:, :MESH_LANDMARKS], mesh.canonical_face[:MESH_LANDMARKS], mesh.pose_weights
@@ -206,7 +209,9 @@ def fit_expression_basis(
     centred = readings - mean_reading
     gram = centred.mT @ centred + len(centred) * ridge**2 * torch.eye(centred.shape[1], dtype=torch.float64)
     basis = torch.linalg.solve(gram, centred.mT @ (faces - mean_face).flatten(1))
-    return mean_face.float(), basis.unflatten(1, (LANDMARKS, 3)).float()
+    basis = basis.unflatten(1, (LANDMARKS, 3))
+    neutral_face = mean_face - torch.einsum("c,cnd->nd", mean_reading, basis)
+    return neutral_face.float(), basis.float()
 
 
 def mirrored_coefficients() -> list[int]:

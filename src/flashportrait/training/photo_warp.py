@@ -48,6 +48,8 @@ RINGS = (0.05, 0.12, 0.22, 0.35, 0.5, 0.7, 1.0)
 """Rings around the face, as fractions of the way from its outline to beyond the picture's border."""
 RING_DEPTH_CM = 2.0
 """How far behind the face's outline the rings lie: little enough for hair to turn with the face without folding."""
+UPPER_LIP_SHARE = 0.35
+"""The upper lip's part in closing a gap between the lips."""
 MAX_OPENNESS = 1.6
 """Widest opening of the lids, over the photo's own."""
 CREASE_SHARE = 0.35
@@ -205,7 +207,7 @@ class PhotoRig:
         """Heads [t 478 3] whose lids open in proportion to the photo's own and whose lips don't cross."""
         head = head.clone()
         own = self.mesh.displacement(torch.zeros_like(self.own_row[6:]), self.own_row[None, 6:])[..., 1]
-        expected = self.mesh.canonical_face[:, 1] + torch.cat((own, own + offsets[..., 1]))
+        expected = self.mesh.neutral_face[:, 1] + torch.cat((own, own + offsets[..., 1]))
         for upper, lower, crease in zip(UPPER_LIDS, LOWER_LIDS, LID_CREASES, strict=True):
             up, low, above = list(upper[1:-1]), list(lower[1:-1]), list(crease)
             gap = (expected[:, low] - expected[:, up]).mean(1)
@@ -215,9 +217,11 @@ class PhotoRig:
             head[:, above, 1] += CREASE_SHARE * (lid - self.head[up, 1]).clamp_min(0)
             head[:, up, 1] = lid
         up, low = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
-        crossing = (head[:, up, 1] - head[:, low, 1]).clamp_min(0) / 2
-        head[:, up, 1] -= crossing
-        head[:, low, 1] += crossing
+        gap = (expected[:, low] - expected[:, up]).clamp_min(0)
+        own_gap = (self.head[low, 1] - self.head[up, 1]).clamp_min(0)
+        excess = head[:, low, 1] - head[:, up, 1] - (own_gap + gap[1:] - gap[0]).clamp_min(0)
+        head[:, up, 1] += UPPER_LIP_SHARE * excess
+        head[:, low, 1] -= (1 - UPPER_LIP_SHARE) * excess
         return head
 
     def _pose(self, head: Tensor, pose: Tensor) -> Tensor:
