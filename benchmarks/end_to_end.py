@@ -92,9 +92,8 @@ def main() -> None:
         portrait, driving = perform(folder, 3 if args.quick else 10)
         rows = [measure(portrait, driving, args.model, speed, folder) for speed in speeds]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    print(
-        f"model {args.model}, commit {commit.stdout.strip()}, {platform.machine()}, Python {platform.python_version()}"
-    )
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    print(f"model {args.model}, commit {commit.stdout.strip()}, {machine}, Python {platform.python_version()}")
     print_table(rows)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
