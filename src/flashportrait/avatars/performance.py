@@ -187,9 +187,9 @@ class _Actor:
             wink = self.uniform()
             weights = torch.tensor([1.0, 1.0] if wink < 0.92 else [1.0, 0.1] if wink < 0.96 else [0.1, 1.0])
             depth = self.uniform(0.65, 0.9)
-            shut = _bell((self.seconds - start) / length - 0.45, 0.42) * depth
+            shut = _bell((self.seconds - start) / length - 0.5, 0.5) * depth
             closed = torch.maximum(closed, shut[:, None] * weights)
-            start += self.uniform(0.25, 0.45) if self.uniform() < 0.1 else self.uniform(1.5, 4.5)
+            start += length + (self.uniform(0.05, 0.2) if self.uniform() < 0.1 else self.uniform(1.3, 4.2))
         for side, name in enumerate(_SIDES):
             column = COLUMNS["eyeBlink" + name]
             self._rows[:, column] = torch.maximum(self._rows[:, column].clamp_min(0), closed[:, side])
