@@ -88,6 +88,13 @@ def test_too_small_a_machine_is_told_what_is_needed():
         make_plan(machine(24, 8), SD)
 
 
+def test_one_memory_has_nothing_to_stream_to():
+    mac = Machine("test", 96 * GB, 96 * GB, 10e12, unified=True)
+    assert make_plan(mac, SD).placement == "resident"
+    with pytest.raises(UserError, match="nothing to stream to"):
+        make_plan(mac, SD, placement="offload")
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     vram=st.floats(6, 200),

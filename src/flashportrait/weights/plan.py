@@ -70,6 +70,8 @@ class Machine:
     """Sustained floating-point operations a second in bfloat16."""
     bandwidth: float = 12e9
     """Bytes a second from host to accelerator."""
+    unified: bool = False
+    """Whether the two memories are one, so that streaming from one to the other gains nothing."""
 
 
 @dataclass(frozen=True)
@@ -146,21 +148,23 @@ def make_plan(
     Raises:
         UserError: nothing (or nothing of what was chosen) fits, with what would be needed.
     """
-    chosen = {"storage": storage, "placement": placement, "text_encoder": text_encoder}
-    windows = WINDOWS if window is None else (window,)
-    smallest: Plan | None = None
-    for length in windows:
-        plans = [
-            _predict(machine, work, length, *kinds)
-            for kinds in _kinds()
-            if all(value in (None, kind) for value, kind in zip(chosen.values(), kinds, strict=True))
-        ]
+    chosen = (storage, placement, text_encoder)
+    kinds = [
+        kind
+        for kind in _kinds(machine.unified)
+        if all(wanted in (None, own) for wanted, own in zip(chosen, kind, strict=True))
+    ]
+    if not kinds:
+        raise UserError("there is nothing to stream to: this machine has one memory; leave the offloading out")
+    tried: list[Plan] = []
+    for length in WINDOWS if window is None else (window,):
+        plans = [_predict(machine, work, length, *kind) for kind in kinds]
         fitting = [plan for plan in plans if fits(plan, machine)]
         if fitting:
             fastest = min(plan.seconds for plan in fitting)
             return next(plan for plan in fitting if plan.seconds <= WORTHWHILE * fastest)
-        smallest = min([*plans, *([smallest] if smallest else [])], key=lambda plan: (plan.peak_vram, plan.peak_ram))
-    assert smallest is not None
+        tried += plans
+    smallest = min(tried, key=lambda plan: (plan.peak_vram, plan.peak_ram))
     raise UserError(
         f"the 14B doesn't fit: {work.width}x{work.height} needs {smallest.peak_vram / USABLE_VRAM / 1e9:.1f} GB of "
         f"device memory and {smallest.peak_ram / 1e9:.1f} GB of host memory at the least, {machine.name} has "
@@ -169,14 +173,13 @@ def make_plan(
     )
 
 
-def _kinds() -> Iterator[tuple[Storage, Placement, Placement]]:
+def _kinds(unified: bool) -> Iterator[tuple[Storage, Placement, Placement]]:
     """Storage, placement and the text encoder's placement, the most faithful and simplest first."""
-    yield "bf16", "resident", "resident"
-    yield "bf16", "resident", "offload"
-    yield "bf16", "offload", "offload"
-    yield "fp8", "resident", "resident"
-    yield "fp8", "resident", "offload"
-    yield "fp8", "offload", "offload"
+    for storage in ("bf16", "fp8"):
+        yield storage, "resident", "resident"
+        if not unified:
+            yield storage, "resident", "offload"
+            yield storage, "offload", "offload"
 
 
 def fits(plan: Plan, machine: Machine) -> bool:
@@ -247,7 +250,7 @@ def detect_machine(device: torch.device | str | None = None) -> Machine:
         free_vram, name = torch.cuda.mem_get_info(chosen)[0], torch.cuda.get_device_name(chosen)
     else:
         free_vram, name = free_ram, chosen.type
-    return Machine(name, free_vram, free_ram, _measure_flops(chosen))
+    return Machine(name, free_vram, free_ram, _measure_flops(chosen), unified=chosen.type != "cuda")
 
 
 def _best_device() -> torch.device:
