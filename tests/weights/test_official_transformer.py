@@ -67,7 +67,19 @@ def test_velocity_matches_an_independent_reading(scale: float):
     assert relative(ours(**given, expression_scale=scale), expected) < 2e-6
 
 
-@pytest.mark.parametrize("change", [{"eps": 1e-2}, {"cross_attn_norm": False}, {"qk_norm": False}, {"text_len": 14}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"eps": 1e-2},
+        {"cross_attn_norm": False},
+        {"qk_norm": False},
+        {"text_len": 14},
+        {"dim": 32, "num_heads": 2},
+        {"dim": 40, "num_heads": 4},
+        {"dim": 128, "num_heads": 1},
+    ],
+    ids=str,
+)
 @torch.no_grad()
 def test_every_word_of_the_configuration_is_obeyed(change: dict):
     theirs = reference(**change)
@@ -75,6 +87,14 @@ def test_every_word_of_the_configuration_is_obeyed(change: dict):
     expected = theirs(*inputs().values())
     assert relative(ours(**inputs()), expected) < 2e-6
     assert relative(reference()(*inputs().values()), expected) > 1e-4, "the change should matter"
+
+
+@torch.no_grad()
+def test_words_of_the_released_configuration_that_change_nothing():
+    theirs = reference()
+    words = {"model_type": "i2v", "patch_size": [1, 2, 2], "window_size": [-1, -1]}
+    ours = FlashPortraitTransformer3DModel.from_official(theirs.state_dict(), **TOY, **words)
+    assert relative(ours(**inputs()), theirs(*inputs().values())) < 2e-6
 
 
 @torch.no_grad()
