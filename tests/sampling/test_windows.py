@@ -61,11 +61,11 @@ def test_overlap_is_what_neighbours_really_share(plan):
 
 
 @settings(max_examples=100, deadline=None)
-@given(plans())
-def test_blend_weights_of_all_windows_sum_to_one_on_every_frame(plan):
+@given(plans(), st.booleans())
+def test_blend_weights_of_all_windows_sum_to_one_on_every_frame(plan, smooth):
     total = torch.zeros(plan.latent_frames)
     for window in plan:
-        weights = window.blend_weights()
+        weights = window.blend_weights(smooth)
         total[window.start : window.start + window.overlap] *= 1 - weights
         total[window.start : window.start + window.overlap] += weights
         total[window.start + window.overlap : window.stop] += 1
@@ -79,8 +79,18 @@ def test_blend_weights_rise_linearly_over_the_frames_really_shared():
     assert first.blend_weights().shape == (0,)
 
 
-def test_a_single_shared_frame_is_shared_equally():
-    assert WindowPlan(9, 5, 1)[1].blend_weights().tolist() == [0.5]
+def test_smooth_weights_leave_and_arrive_level():
+    weights = WindowPlan(201, 151, 101)[1].blend_weights(smooth=True)
+    slopes = weights.diff()
+    assert weights[0] == 0
+    assert weights[-1] == 1
+    assert (slopes > 0).all()
+    assert max(slopes[0], slopes[-1]) < 0.05 * slopes.max()
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_single_shared_frame_is_shared_equally(smooth):
+    assert WindowPlan(9, 5, 1)[1].blend_weights(smooth).tolist() == [0.5]
 
 
 def test_released_defaults():

@@ -198,6 +198,8 @@ class CausalDenoiser:
 
     What is kept of a window is a small band: the velocity it had at each step on the frames shared with the next
     (``_band``). Both start from the same noise, so where the left neighbour weighs 1 its trajectory is repeated.
+    Blending velocities crossfades the trajectories; blending latents at every step would compound the weights, so that
+    the left neighbour's reached to the end of the overlap and broke off there.
     """
 
     def __init__(
@@ -229,7 +231,7 @@ class CausalDenoiser:
         for step in self._steps:
             velocity = self._velocity(solver.latents, step, window)
             if window.overlap:
-                velocity = blend_start(velocity, self._band[step.index], window)
+                velocity = blend_start(velocity, self._band[step.index], window, smooth=True)
             band.append(velocity[:, :, window.owned :].clone())
             solver.step(velocity, step)
             if self._on_step is not None:
@@ -247,8 +249,8 @@ class CausalDenoiser:
         self._band = list(state["band"].to(self._noise(0, 1).device).unbind())
 
 
-def blend_start(current: Tensor, previous: Tensor, window: Window) -> Tensor:
+def blend_start(current: Tensor, previous: Tensor, window: Window, smooth: bool = False) -> Tensor:
     """``current`` [b c f h w] with its first ``window.overlap`` frames blended with ``previous`` [b c overlap h w]."""
-    weights = window.blend_weights().to(current).view(1, 1, -1, 1, 1)
+    weights = window.blend_weights(smooth).to(current).view(1, 1, -1, 1, 1)
     shared = weights * current[:, :, : window.overlap] + (1 - weights) * previous
     return torch.cat([shared, current[:, :, window.overlap :]], dim=2)

@@ -57,15 +57,17 @@ class Window:
         """The driving frames shown by this window decoded on its own: ``4 start .. 4 (stop - 1)``, both included."""
         return range(TEMPORAL_STRIDE * self.start, TEMPORAL_STRIDE * (self.stop - 1) + 1)
 
-    def blend_weights(self) -> Tensor:
+    def blend_weights(self, smooth: bool = False) -> Tensor:
         """Weight of this window against the one before it on their shared frames, [overlap], float32, from 0 to 1.
 
         ``w_j = j / (v - 1)`` with ``v`` the frames really shared: for the last window, moved back to end on the last
-        frame, these can be more than the plan's overlap. A single shared frame is shared equally.
+        frame, these can be more than the plan's overlap. ``smooth`` bends the line to ``3 w^2 - 2 w^3``, which leaves
+        and arrives level. A single shared frame is shared equally.
         """
         if self.overlap == 1:
             return torch.tensor([0.5])
-        return torch.linspace(0.0, 1.0, self.overlap)
+        weights = torch.linspace(0.0, 1.0, self.overlap)
+        return weights**2 * (3 - 2 * weights) if smooth else weights
 
 
 @dataclass(frozen=True)
