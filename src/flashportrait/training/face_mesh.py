@@ -33,7 +33,7 @@ IRISES = ((468, 469, 470, 471, 472), (473, 474, 475, 476, 477))
 """Iris landmarks of the subject's right and left eye, centre first."""
 
 READING_GAINS = {
-    "eyeBlink": 1.15,
+    "eyeBlink": 1.9,
     "eyeLookDown": 1.6,
     "eyeLookIn": 2.1,
     "eyeLookOut": 2.1,

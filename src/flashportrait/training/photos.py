@@ -22,9 +22,8 @@ __all__ = ["Photo", "PhotoSet", "WarpResult", "animate_photo", "fit_motion", "mi
 
 MAX_OWN_ANGLES = (math.radians(20), math.radians(20), math.radians(25))
 """Photos turned further than this show too little of one side of the face to be animated."""
-ZOOM_RANGE = (0.9, 1.15)
-SHIFT_RANGE = 0.05
-"""Largest shift of a varied photo, in units of its side."""
+ZOOM_RANGE = (1.0, 1.2)
+"""A photo is never shrunk or shifted off its frame: there is nothing beyond its border."""
 HUE_RANGE = math.radians(8)
 GAIN_SPREAD = 0.06
 CONTRAST_RANGE = (0.8, 1.2)
@@ -130,13 +129,13 @@ def mirror_photo(photo: Photo) -> Photo:
 
 
 def reframe(photo: Photo, generator: torch.Generator) -> Photo:
-    """The photo zoomed in ``ZOOM_RANGE`` and shifted by up to ``SHIFT_RANGE``, its edge continued by mirroring."""
+    """The photo zoomed in ``ZOOM_RANGE`` and shifted as far as that leaves its frame filled."""
     side = photo.image.shape[-1]
     zoom = _uniform(ZOOM_RANGE, generator)
-    shift = (2 * torch.rand(2, generator=generator) - 1) * SHIFT_RANGE
+    shift = (torch.rand(2, generator=generator) - 0.5) * (zoom - 1)
     matrix = torch.stack((torch.tensor([1 / zoom, 0.0]), torch.tensor([0.0, 1 / zoom])))
     grid = F.affine_grid(torch.cat((matrix, (-2 * shift / zoom)[:, None]), 1)[None], [1, 3, side, side], False)
-    image = F.grid_sample(photo.image[None], grid, padding_mode="reflection", align_corners=False)[0]
+    image = F.grid_sample(photo.image[None], grid, padding_mode="border", align_corners=False)[0]
     centre = torch.tensor([side / 2, side / 2, 0.0])
     offset = torch.cat((shift * side, torch.zeros(1)))
     return Photo(image, (photo.landmarks - centre) * zoom + centre + offset, photo.row)
