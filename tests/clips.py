@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -61,8 +62,6 @@ def make_clip(
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format
         stream.codec_context.gop_size = 12
-        if rotation or mirrored:
-            stream.set_display_rotation(-rotation, hflip=mirrored)
         sound_rate = 48_000 if sound_codec == "libopus" else SAMPLE_RATE
         sound = container.add_stream(sound_codec, rate=sound_rate, layout="mono") if sound_seconds else None
         for index in range(frames):
@@ -73,7 +72,22 @@ def make_clip(
         container.mux(stream.encode(None))
         if sound is not None:
             _write_sound(container, sound, beeps(sound_seconds))
+    if rotation or mirrored:
+        _set_display_matrix(path, rotation, mirrored)
     return path
+
+
+def _set_display_matrix(path: Path, rotation: int, mirrored: bool) -> None:
+    """Write the turn into an mp4's track header: a point (x, y) is shown at (a x + c y, b x + d y), y downwards."""
+    a, b, c, d = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[rotation]
+    if mirrored:
+        a, c = -a, -c
+    one = 1 << 16
+    matrix = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 44
+    data[start : start + len(matrix)] = matrix
+    path.write_bytes(data)
 
 
 def _write_sound(container: av.container.OutputContainer, stream: av.AudioStream, samples: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from flashportrait.errors import UserError
 from flashportrait.models.portrait_encoder import PortraitEncoder
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.sampling.guidance import Branch, Guidance, guided
-from flashportrait.sampling.predictor import PredictionState
+from flashportrait.sampling.prediction import PredictionState
 from flashportrait.sampling.solver import Step
 from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_count, pixel_frame_count
 

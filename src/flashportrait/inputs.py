@@ -111,7 +111,7 @@ def frame_portrait(
         raise UserError(f"a size of {size} pixels found; give {MIN_SIZE} to {MAX_SIZE}")
     image = load_portrait(source)
     if framing.mode == "whole":
-        width, height = _whole_size(image.size, size or framing.resolution, framing.multiple)
+        width, height = whole_size(image.size, size or framing.resolution, framing.multiple)
         return FramedPortrait(_to_tensor(image.resize((width, height), Image.Resampling.LANCZOS)))
     pixels = np.asarray(image)
     landmarker = FaceLandmarker()
@@ -203,7 +203,7 @@ def _progress_bar(name: str, total: int | None, shown: bool) -> Iterator[Callabl
         yield bar.update
 
 
-def _whole_size(size: tuple[int, int], resolution: int, multiple: int) -> tuple[int, int]:
+def whole_size(size: tuple[int, int], resolution: int, multiple: int) -> tuple[int, int]:
     """Width and height with the longer side at the resolution, each rounded up to a multiple."""
     width, height = (-(-max(1, side * resolution // max(size)) // multiple) * multiple for side in size)
     return width, height

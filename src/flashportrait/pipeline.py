@@ -36,6 +36,7 @@ from flashportrait.models.streaming_vae import encode_portrait, streaming_decode
 from flashportrait.prompts import encode_prompt
 from flashportrait.result import PortraitVideo, RunReport, to_pictures
 from flashportrait.sampling.denoise import denoiser
+from flashportrait.sampling.fitted import FittedPrediction
 from flashportrait.sampling.guidance import Guidance
 from flashportrait.sampling.hooks import network_prediction
 from flashportrait.sampling.noise import GivenNoise, Noise, choose_noise
@@ -200,7 +201,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         emotion_scale: float = 4.0,
         window: int = 51,
         overlap: int = 30,
-        predictor: AdaptiveLatentPrediction | None = None,
+        predictor: AdaptiveLatentPrediction | FittedPrediction | None = None,
         **sampling: Any,
     ) -> Tensor:
         """Latents of a clip from noise and conditions: sampling alone, number for number the released model's.
@@ -286,7 +287,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         if settings.predictor is not None:
             sigmas = [*(step.sigma for step in steps), steps[-1].next_sigma]
             first_order = isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler)
-            prediction = settings.predictor.start(sigmas, first_order=first_order)
+            prediction = settings.predictor.start(sigmas, first_order=first_order, device=device)
         velocity = GuidedVelocity(
             self.transformer,
             self.portrait_encoder,

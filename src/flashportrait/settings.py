@@ -8,7 +8,9 @@ from typing import Any
 
 from flashportrait.errors import UserError
 from flashportrait.sampling.denoise import ORDERS, Order
-from flashportrait.sampling.predictor import AdaptiveLatentPrediction, preset
+from flashportrait.sampling.fitted import FittedPrediction
+from flashportrait.sampling.predictor import AdaptiveLatentPrediction
+from flashportrait.sampling.speed import preset
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class SamplingSettings:
     schedule: Order = "diagonal"
     """Order of work: ``synchronous`` (the paper's), ``diagonal`` (the same numbers, frames earlier, less memory on long
     clips) or ``causal`` (frames after one window, constant memory, other numbers)."""
-    predictor: AdaptiveLatentPrediction | None = None
+    predictor: AdaptiveLatentPrediction | FittedPrediction | None = None
     """Predicts some of the steps; None computes all."""
     batched: bool = False
     """Run guidance branches as one batch: faster where there is memory to spare."""
@@ -54,7 +56,8 @@ class SamplingSettings:
     def resolve(cls, defaults: Mapping[str, Any], speed: str | None, given: Mapping[str, Any]) -> SamplingSettings:
         """A model's ``defaults`` with the ``given`` values in their place, and the predictor of a speed.
 
-        ``defaults`` may hold a ``speed``, which counts where neither ``speed`` nor a predictor is given.
+        ``defaults`` may hold a ``speed``, which counts where neither ``speed`` nor a predictor is given, and
+        ``speeds``: predictions fitted to the model, by speed.
 
         Raises:
             UserError: an unknown setting, or both a speed and a predictor.
@@ -65,9 +68,9 @@ class SamplingSettings:
         if speed is not None and given.get("predictor") is not None:
             raise UserError("speed and predictor both choose the steps to compute; give one of them")
         own = dict(defaults)
-        own_speed = own.pop("speed", "exact")
+        own_speed, own_speeds = own.pop("speed", "exact"), own.pop("speeds", None)
         if "num_inference_steps" in given and "sigmas" not in given:
             own.pop("sigmas", None)
         if "predictor" not in given or speed is not None:
-            given = {**given, "predictor": preset(speed or own_speed)}
+            given = {**given, "predictor": preset(speed or own_speed, own_speeds)}
         return replace(cls(**own), **given)

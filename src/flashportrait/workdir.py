@@ -34,7 +34,7 @@ from flashportrait.face.motion import MotionFeatures
 from flashportrait.inputs import FramedPortrait
 from flashportrait.sampling.denoise import Denoiser
 from flashportrait.sampling.noise import FrameNoise, GivenNoise
-from flashportrait.sampling.predictor import PredictionState
+from flashportrait.sampling.prediction import PredictionState
 from flashportrait.sampling.windows import Window, WindowPlan
 from flashportrait.settings import SamplingSettings
 

@@ -157,7 +157,7 @@ def _side_hair(picture: Tensor, identity: Identity, camera: Camera) -> Tensor:
         middle = top_x + 0.12 * sign * torch.sin(3 * t) + 0.05 * _col(identity.hair_curl) * torch.sin(9 * y)
         half = (0.2 + 0.5 * _col(identity.hair_volume)) * torch.sqrt((1 - t**3).clamp_min(0)) * _col(camera.scale)
         across = (x - middle) / half.clamp_min(0.02)
-        inside = coverage((across.abs() - 1) * half, 1.5 * camera.pixel) * ((t < 1) & (y < top_y))
+        inside = coverage((x - middle).abs() - half, 1.5 * camera.pixel) * ((t < 1) & (y < top_y))
         shade = _hair_tone(identity, 0.5 * across, y) * (1.15 - 0.3 * across * across)[:, None]
         picture = _over(picture, shade, inside)
     return picture

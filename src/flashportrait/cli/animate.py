@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashportrait.cli.console import Console
+from flashportrait.cli.memory import add_memory_options, plan_memory
 from flashportrait.cli.options import (
     add_clip_options,
     add_device_options,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from flashportrait.media.reader import VideoReader
     from flashportrait.pipeline import FlashPortraitPipeline
     from flashportrait.result import PortraitVideo
+    from flashportrait.weights.plan import Plan
     from flashportrait.workdir import WorkDirectory
 
 TEMPLATE_SUFFIX = ".safetensors"
@@ -43,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("portrait", type=Path, metavar="PORTRAIT", help="a picture: JPEG, PNG, WebP, ...")
     parser.add_argument("driving", type=Path, metavar="DRIVING", help="a video, or a template made by extract")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=".mp4, .mov, .mkv or .webm")
-    parser.add_argument("--model", default="nano", metavar="NAME", help="nano, 14b or a model's folder; default: nano")
+    parser.add_argument(
+        "--model", default="nano", metavar="NAME", help="nano, 14b, 14b-fast or a folder; default: nano"
+    )
     parser.add_argument("--size", type=positive, metavar="PIXELS", help="longer side; default: the model's own")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same video; default: 0")
     parser.add_argument("--no-audio", action="store_true", help="leave the driving video's sound out")
@@ -58,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     faces.add_argument("--portrait-box", type=box, metavar="X0,Y0,X1,Y1", help="the face inside this box; for drawings")
     _add_sampling_options(parser)
     add_device_options(parser)
+    add_memory_options(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -85,10 +90,11 @@ def perform(
     for warning in reader.warnings if reader else []:
         console.warn(warning)
 
+    plan = plan_memory(args, console, portrait.size, len(driving))
     started = time.perf_counter()
     settings = _settings(args)
     with kept_if_unfinished(open_work(args), console, keep=args.keep_work) as work:
-        pipeline = _load(args)
+        pipeline = _load(args, plan)
         loaded = time.perf_counter()
         video = pipeline(portrait, driving, work=work, **settings)
         size = _write(args, output, video, reader, portrait)
@@ -161,20 +167,20 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--predictor", metavar="SPEC", help="exactly how, as in alp:interval=5,order=3")
 
 
-def _load(args: argparse.Namespace) -> FlashPortraitPipeline:
+def _load(args: argparse.Namespace, plan: Plan | None) -> FlashPortraitPipeline:
     from diffusers.utils import logging
 
     from flashportrait.loading import load_pipeline
 
     (logging.disable_progress_bar if args.quiet else logging.enable_progress_bar)()
     apply_threads(args.threads)
-    return load_pipeline(args.model, device=torch_device(args.device), dtype=torch_dtype(args.dtype))
+    return load_pipeline(args.model, device=torch_device(args.device), dtype=torch_dtype(args.dtype), plan=plan)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """The pipeline call's arguments: those that were given."""
     from flashportrait.inputs import FaceChoice, MotionControls
-    from flashportrait.sampling.predictor import parse_predictor
+    from flashportrait.sampling.speed import parse_predictor
 
     sampling = {
         "num_inference_steps": args.steps,

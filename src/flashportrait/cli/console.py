@@ -86,7 +86,11 @@ class Console:
             logger.propagate = propagate
 
     def _say(self, line: str) -> None:
-        print(f"flashportrait: {line}", file=sys.stderr, flush=True)
+        if tqdm := sys.modules.get("tqdm"):
+            # Lifts a bar that is on the screen out of the way.
+            tqdm.tqdm.write(f"flashportrait: {line}", file=sys.stderr)
+        else:
+            print(f"flashportrait: {line}", file=sys.stderr, flush=True)
 
 
 class _WarningHandler(logging.Handler):

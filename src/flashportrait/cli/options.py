@@ -9,7 +9,7 @@ from typing import Any
 
 from flashportrait.errors import UserError
 
-MODELS = ("nano", "14b")
+MODELS = ("nano", "14b", "14b-fast")
 """Models known by name."""
 
 Box = tuple[float, float, float, float]

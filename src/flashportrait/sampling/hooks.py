@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from flashportrait.errors import UserError
 from flashportrait.sampling.extrapolation import History
-from flashportrait.sampling.predictor import AdaptiveLatentPrediction, PredictionStats
+from flashportrait.sampling.prediction import PredictionStats
+from flashportrait.sampling.predictor import AdaptiveLatentPrediction
 from flashportrait.sampling.stream import Stream
 
 MODULES = ("attn1", "attn2", "ffn")

@@ -1,7 +1,7 @@
 """Adaptive Latent Prediction: run the network at some denoising steps only, and predict it at the others.
 
-The mathematics is in :mod:`flashportrait.sampling.extrapolation`, one quantity's history in
-:mod:`flashportrait.sampling.stream`; here is the policy, per window. A run of the sampler::
+The mathematics is in ``extrapolation`` and ``corrector``, one quantity's history in ``stream``, a run's state in
+``prediction``; here is the policy. A run of the sampler::
 
     state = predictor.start(sigmas)
     velocity = state.step(window_index, step_index, compute)      # calls compute() or predicts
@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flashportrait.errors import UserError
 from flashportrait.sampling.corrector import Corrector
 from flashportrait.sampling.extrapolation import EXTRAPOLATORS
+from flashportrait.sampling.prediction import PredictionState
 from flashportrait.sampling.stream import Stream
 
 TARGETS = ("guided", "last_block", "blocks", "modules")
@@ -91,12 +93,15 @@ class AdaptiveLatentPrediction:
         if self.tolerance is not None:
             self._check_tolerance(self.tolerance)
 
-    def start(self, sigmas: Sequence[float], *, first_order: bool = True) -> PredictionState:
+    def start(
+        self, sigmas: Sequence[float], *, first_order: bool = True, device: torch.device | str | None = None
+    ) -> PredictionState:
         """Fresh state for one run.
 
         Args:
             sigmas: noise levels at which the steps begin, descending, then the last one's end: one more than steps.
             first_order: the solver steps along the velocity it is given and keeps none (Euler).
+            device: of the velocities; only resuming needs it.
 
         Raises:
             UserError: ``corrected`` with a multistep solver, or too few steps for the speed-up.
@@ -108,7 +113,9 @@ class AdaptiveLatentPrediction:
             raise UserError(
                 f"{steps} steps are too few for a speed-up of {self.speedup:g}; use more steps, or exact speed"
             )
-        return PredictionState(self, [float(sigma) for sigma in sigmas])
+        sigmas = [float(sigma) for sigma in sigmas]
+        begin = (lambda: _GuidedVelocity(self, sigmas)) if self.target == "guided" else None
+        return PredictionState(begin, [repr(self), sigmas], device)
 
     def next_full_step(self, step: int, steps: int) -> int:
         """The computed step after the computed step ``step``, where no tolerance chooses it; at most ``steps``."""
@@ -144,101 +151,6 @@ class AdaptiveLatentPrediction:
             raise UserError(f"predictor max_interval {self.max_interval} is below interval {self.interval}; raise it")
 
 
-@dataclass
-class PredictionStats:
-    """What a run computed and predicted."""
-
-    full_steps: dict[int | str, list[int]] = field(default_factory=dict)
-    """The computed steps of each window (inside the network: of each cache context)."""
-    predicted: dict[int | str, int] = field(default_factory=dict)
-    """The number of predicted steps of each."""
-    peak_bytes: int = 0
-    """Most memory that histories took at once."""
-
-    @property
-    def computed(self) -> dict[int | str, int]:
-        """The number of computed steps of each."""
-        return {window: len(steps) for window, steps in self.full_steps.items()}
-
-
-class PredictionState:
-    """One run's histories, one stream a window."""
-
-    def __init__(self, config: AdaptiveLatentPrediction, sigmas: list[float]):
-        self.config = config
-        self.stats = PredictionStats()
-        self._sigmas = sigmas
-        self._windows: dict[int, _GuidedVelocity] = {}
-
-    def step(self, window_index: int, step_index: int, compute: Callable[[], Tensor]) -> Tensor:
-        """The velocity of a window at a step, by ``compute()`` or by prediction.
-
-        With a target inside the network this always computes: the hooks in the network predict.
-        """
-        if self.config.target != "guided":
-            self._count_full(window_index, step_index)
-            return compute()
-        window = self._windows.setdefault(window_index, _GuidedVelocity(self.config, self._sigmas))
-        if window.stream.is_full(step_index):
-            self._count_full(window_index, step_index)
-            velocity = window.observe(step_index, compute())
-        else:
-            self.stats.predicted[window_index] = self.stats.predicted.get(window_index, 0) + 1
-            velocity = window.predict(step_index)
-        self.stats.peak_bytes = max(self.stats.peak_bytes, self.memory_bytes)
-        return velocity
-
-    def finish(self, window_index: int) -> None:
-        """Frees a window's history; its counts stay."""
-        self._windows.pop(window_index, None)
-
-    @property
-    def memory_bytes(self) -> int:
-        """What the histories take now."""
-        return sum(window.memory_bytes for window in self._windows.values())
-
-    def state_dict(self) -> dict[str, Any]:
-        """``tensors``: by flat name; ``plain``: everything else, fit for JSON."""
-        tensors: dict[str, Tensor] = {}
-        windows: dict[str, Any] = {}
-        for index, window in self._windows.items():
-            window_tensors, windows[str(index)] = window.state()
-            tensors |= {f"{index}.{name}": tensor for name, tensor in window_tensors.items()}
-        plain = {
-            "config": repr(self.config),
-            "sigmas": self._sigmas,
-            "full_steps": {str(index): steps for index, steps in self.stats.full_steps.items()},
-            "predicted": {str(index): count for index, count in self.stats.predicted.items()},
-            "peak_bytes": self.stats.peak_bytes,
-            "windows": windows,
-        }
-        return {"tensors": tensors, "plain": plain}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues the run that :meth:`state_dict` was taken from.
-
-        Raises:
-            UserError: that run had other steps or another predictor.
-        """
-        plain, tensors = state["plain"], state["tensors"]
-        if plain["sigmas"] != self._sigmas or plain["config"] != repr(self.config):
-            raise UserError("the saved prediction state is of another predictor or schedule; resume with the same ones")
-        self.stats = PredictionStats(
-            {int(index): list(steps) for index, steps in plain["full_steps"].items()},
-            {int(index): count for index, count in plain["predicted"].items()},
-            plain["peak_bytes"],
-        )
-        self._windows = {}
-        for index, window_plain in plain["windows"].items():
-            prefix = f"{index}."
-            own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            self._windows[int(index)] = _GuidedVelocity(self.config, self._sigmas)
-            self._windows[int(index)].load(own, window_plain)
-
-    def _count_full(self, window_index: int, step_index: int) -> None:
-        self.stats.full_steps.setdefault(window_index, []).append(step_index)
-
-
 class _GuidedVelocity:
     """A window's guided velocity: its stream, when it is computed, the latent's rate of change, the corrector."""
 
@@ -249,6 +161,10 @@ class _GuidedVelocity:
         self._x = [config.coordinate_at(step, sigma) for step, sigma in enumerate(sigmas)]
         self._dsigma = [end - begin for begin, end in itertools.pairwise(sigmas)]
         self._corrector = Corrector(self._x, self._dsigma) if config.corrected else None
+
+    def is_full(self, step: int) -> bool:
+        """Whether this step is to be computed."""
+        return self.stream.is_full(step)
 
     def observe(self, step: int, velocity: Tensor) -> Tensor:
         """Takes in a computed velocity and returns the one to step along."""
@@ -305,30 +221,6 @@ class _GuidedVelocity:
             self.stream.latent_rates.append(float(velocity.float().norm()) * abs(slope))
 
 
-def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise UserError(f"predictor {name} is {value!r}; choose one of {', '.join(choices)}")
-
-
-SPEEDS: dict[str, AdaptiveLatentPrediction | None] = {
-    "exact": None,
-    "balanced": AdaptiveLatentPrediction(method="newton", order=1, corrected=True, speedup=3),
-    "fast": AdaptiveLatentPrediction(method="newton", order=1, corrected=True, speedup=6),
-    "turbo": AdaptiveLatentPrediction(method="newton", order=1, corrected=True, speedup=10),
-}
-"""The settings of the speed dial; docs/predictor.md has what each costs in fidelity."""
-
-
-def preset(speed: str) -> AdaptiveLatentPrediction | None:
-    """The predictor of a speed in :data:`SPEEDS`; None computes every step.
-
-    Raises:
-        UserError: there is no such speed.
-    """
-    _check_choice("speed", speed, SPEEDS)
-    return SPEEDS[speed]
-
-
 def evenly_spread(calls: int, steps: int) -> tuple[int, ...]:
     """``calls`` computed steps out of ``steps``, a gap apart from the first, with a third of a gap after the last.
 
@@ -355,33 +247,6 @@ def next_gap(gap: float, error: float, tolerance: float, points: int) -> float:
     return gap * min(4.0, max(0.25, factor))
 
 
-def parse_predictor(text: str) -> AdaptiveLatentPrediction | None:
-    """Reads ``method:field=value,...``, as in ``alp:interval=5,order=3,alpha=1.5,target=guided``; ``none`` is None.
-
-    The numbers of ``full_steps`` are joined by ``+``: commas separate the fields.
-
-    Raises:
-        UserError: an unknown method or field, or a value that doesn't read.
-    """
-    method, _, rest = text.strip().partition(":")
-    if method == "none":
-        return None
-    kinds = {entry.name: str(entry.type) for entry in fields(AdaptiveLatentPrediction) if entry.name != "method"}
-    options: dict[str, Any] = {}
-    for item in filter(None, rest.split(",")):
-        name, separator, value = item.partition("=")
-        if name not in kinds or not separator:
-            raise UserError(f"predictor option {item!r} is not understood; write name=value, name one of {[*kinds]}")
-        options[name] = _parse_value(name, value, kinds[name])
-    return AdaptiveLatentPrediction(method=method, **options)
-
-
-def _parse_value(name: str, value: str, kind: str) -> Any:
-    try:
-        if kind.startswith("tuple"):
-            return tuple(int(part) for part in value.split("+"))
-        if kind == "bool":
-            return {"true": True, "false": False}[value.lower()]
-        return {"int": int, "float": float, "str": str}[kind.removesuffix(" | None")](value)
-    except (KeyError, ValueError):
-        raise UserError(f"predictor option {name}={value} does not read as {kind.removesuffix(' | None')}") from None
+def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise UserError(f"predictor {name} is {value!r}; choose one of {', '.join(choices)}")

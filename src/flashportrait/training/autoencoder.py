@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from flashportrait.models.tiny_vae import TEMPORAL_RATIO, MemoryBlock, TimeGrow, TimePool, TinyVideoAutoencoder
+from flashportrait.training.data import DrawnClips, Scenes
 from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
 from flashportrait.training.samples import save_sheet
-
-
-class ClipSource(Protocol):
-    """Where clips come from."""
-
-    def clips(self, count: int, frames: int, size: int, generator: torch.Generator) -> Tensor:
-        """``[count frames 3 size size]`` in [0, 1]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -35,9 +27,7 @@ class AutoencoderConfig:
     batch: int = 8
     frames: int = 5
     """Pixel frames a clip, 4k + 1."""
-    size: int = 128
-    """Pixels a side that clips are drawn at."""
-    crop: int = 96
+    crop: int = 64
     """Pixels a side that the network sees: convolutions don't mind, and crops are cheaper and more varied."""
     lr: float = 1e-3
     train_encoder: bool = True
@@ -85,56 +75,49 @@ def _carry_colour(weight: Tensor, time_stride: int, mean: bool = False) -> None:
                 weight[out, source, side // 2, side // 2] = share
 
 
-def autoencoder_loss(module: TinyVideoAutoencoder, clips: Tensor, latent_noise: float) -> dict[str, Tensor]:
+def autoencoder_loss(
+    module: TinyVideoAutoencoder, clips: Tensor, weight: Tensor, latent_noise: float
+) -> dict[str, Tensor]:
     """Absolute error of colours, of differences between neighbours at three scales, and of change over time.
 
     Differences weigh edges (eyelids, lips) as much as areas; a small pull keeps latents near unit size.
 
     Args:
         clips: ``[b 4k+1 3 h w]`` in [0, 1].
+        weight: of each pixel, ``[b 4k+1 1 h w]``.
     """
     latents = module.encode(clips, parallel=True)
     noisy = latents + latent_noise * torch.randn_like(latents)
     restored = module.decode_chunk(noisy, {})[:, TEMPORAL_RATIO - 1 :].float()
-    colour = F.l1_loss(restored, clips)
-    motion = F.l1_loss(restored.diff(dim=1), clips.diff(dim=1))
-    edges = _edge_loss(rearrange(restored, "b t c h w -> (b t) c h w"), rearrange(clips, "b t c h w -> (b t) c h w"))
+    weight = weight / weight.mean()
+    colour = (weight * (restored - clips).abs()).mean()
+    motion = (weight[:, 1:] * (restored - clips).diff(dim=1).abs()).mean()
+    edges = _edge_loss((restored - clips).flatten(0, 1), weight.flatten(0, 1))
     size = latents.float().square().mean()
     psnr = -10 * torch.log10(F.mse_loss(restored.detach().clamp(0, 1), clips))
     return {"loss": colour + 2 * edges + motion + 1e-3 * size, "psnr": psnr, "latent_power": size}
 
 
-def _edge_loss(restored: Tensor, truth: Tensor, scales: int = 3) -> Tensor:
-    total = restored.new_zeros(())
+def _edge_loss(error: Tensor, weight: Tensor, scales: int = 3) -> Tensor:
+    """Mean size of the differences between neighbours of ``error [n 3 h w]``, over scales."""
+    total = error.new_zeros(())
     for _ in range(scales):
-        for dim in (-1, -2):
-            total = total + F.l1_loss(restored.diff(dim=dim), truth.diff(dim=dim))
-        restored, truth = F.avg_pool2d(restored, 2), F.avg_pool2d(truth, 2)
+        total = total + (weight[..., 1:] * error.diff(dim=-1).abs()).mean()
+        total = total + (weight[..., 1:, :] * error.diff(dim=-2).abs()).mean()
+        error, weight = F.avg_pool2d(error, 2), F.avg_pool2d(weight, 2)
     return total / scales
 
 
-def clip_batches(
-    sources: list[tuple[ClipSource, float]], config: AutoencoderConfig, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Endless batches ``[batch frames 3 crop crop]``, each from one source drawn by weight."""
-    weights = torch.tensor([weight for _, weight in sources])
-    while True:
-        source = sources[int(torch.multinomial(weights, 1, generator=generator))][0]
-        clips = source.clips(config.batch, config.frames, config.size, generator)
-        top, left = torch.randint(0, config.size - config.crop + 1, (2,), generator=generator).tolist()
-        yield clips[..., top : top + config.crop, left : left + config.crop]
-
-
 @torch.no_grad()
-def measure_latents(module: TinyVideoAutoencoder, batches: Iterator[Tensor], count: int) -> tuple[list, list]:
-    """Mean and std of the latents per channel over ``count`` batches, each a list of channels."""
-    latents = torch.cat([module.encode(next(batches), parallel=True).flatten(0, 1) for _ in range(count)])
+def measure_latents(module: TinyVideoAutoencoder, clips: Iterator[Tensor], count: int) -> tuple[list, list]:
+    """Mean and std of the latents per channel over ``count`` batches of clips, each a list of channels."""
+    latents = torch.cat([module.encode(next(clips), parallel=True).flatten(0, 1) for _ in range(count)])
     std, mean = torch.std_mean(latents, dim=(0, 2, 3))
     return [round(v, 5) for v in mean.tolist()], [round(v, 5) for v in std.tolist()]
 
 
 def train_autoencoder(
-    sources: list[tuple[ClipSource, float]],
+    scenes: Scenes,
     held_out: Tensor,
     folder: Path,
     config: AutoencoderConfig,
@@ -145,7 +128,7 @@ def train_autoencoder(
     """Trains, logs, samples and exports to ``folder/vae``.
 
     Args:
-        sources: where clips come from, with weights.
+        scenes: drawn scenes, whose clips are learned from.
         held_out: clips ``[n t 3 h w]`` never trained on; their PSNR is logged and drawn on sample sheets.
     """
     torch.manual_seed(seed)
@@ -155,9 +138,10 @@ def train_autoencoder(
     module.encoder.requires_grad_(config.train_encoder)
     module = module.to(device=device, memory_format=torch.channels_last)
 
-    def loss(batch: Tensor) -> dict[str, Tensor]:
+    def loss(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        clips, weight = (part.to(device) for part in batch)
         with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
-            return autoencoder_loss(module, batch.to(device), config.latent_noise)
+            return autoencoder_loss(module, clips, weight, config.latent_noise)
 
     @torch.no_grad()
     def sample(averaged: nn.Module, step: int) -> dict[str, float]:
@@ -171,10 +155,11 @@ def train_autoencoder(
     if not config.train_encoder:
         # The latents in use are those of the averaged encoder.
         module.encoder.load_state_dict(stage.ema.module.encoder.state_dict())
-    batches = clip_batches(sources, config, generator)
+    source = DrawnClips(scenes)
+    batches = (source.clips(config.batch, config.frames, config.crop, generator) for _ in itertools.count())
     averaged = stage.run(batches)
     if config.train_encoder:
-        mean, std = measure_latents(averaged.to(device), (batch.to(device) for batch in batches), 16)
+        mean, std = measure_latents(averaged.to(device), (clips.to(device) for clips, _ in batches), 16)
     else:
         kept = TinyVideoAutoencoder.load_config(folder / "vae")
         mean, std = kept["latents_mean"], kept["latents_std"]

@@ -20,7 +20,6 @@ from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.training.autoencoder import AutoencoderConfig, train_autoencoder
 from flashportrait.training.data import (
     AvatarScenes,
-    DrawnClips,
     LatentScenes,
     PhotoScenes,
     Scenes,
@@ -53,7 +52,7 @@ class Recipe:
     """Scenes to draw in all; a third are avatars where there are photographs, otherwise all."""
     batch: int = 16
     """Scenes a step of the transformer."""
-    autoencoder: AutoencoderConfig = field(default_factory=lambda: AutoencoderConfig(crop=64))
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     autoencoder_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, sample_every=250))
     flow: FlowConfig = field(default_factory=FlowConfig)
     flow_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=60_000, sample_every=500, save_every=500))
@@ -77,10 +76,10 @@ def draw(folder: Path, recipe: Recipe, photos: list[Path], seed: int = 0) -> Non
 def learn_autoencoder(folder: Path, recipe: Recipe, device: str = "cpu") -> TinyVideoAutoencoder:
     """Trains the autoencoder on the drawn scenes."""
     training, held_out = _shards(folder / "scenes")
-    clips = DrawnClips(Scenes.join([Scenes.load(path) for path in training]))
+    scenes = Scenes.join([Scenes.load(path) for path in training])
     shown = torch.cat([Scenes.load(path).frames[:4] for path in held_out]).float() / 255
     config, loop = recipe.autoencoder, recipe.autoencoder_loop
-    return train_autoencoder([(clips, 1.0)], shown, folder / "autoencoder", config, loop, device)
+    return train_autoencoder(scenes, shown, folder / "autoencoder", config, loop, device)
 
 
 def encode(folder: Path, device: str = "cpu") -> None:
