@@ -13,15 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashportrait.errors import UserError
-from flashportrait.sampling.predictor import (
-    SPEEDS,
-    AdaptiveLatentPrediction,
-    evenly_spread,
-    next_gap,
-    parse_predictor,
-    preset,
-    relative_error,
-)
+from flashportrait.sampling.predictor import AdaptiveLatentPrediction, evenly_spread, next_gap, relative_error
+from flashportrait.sampling.speed import SPEEDS, parse_predictor, preset
 
 
 def flow_sigmas(steps: int) -> list[float]:
