@@ -55,7 +55,7 @@ class Container(NamedTuple):
 
 
 # Fragments make the file playable while it grows; at the end the muxer rewrites the header as an ordinary one, which
-# every player and editor takes and which states the frame count (sound since FFmpeg 8.1, PyAV 17.1). The delayed
+# every player and editor takes and which states the frame count (reliably so since FFmpeg 8.1, PyAV 17.1). The delayed
 # header lets it hold the edit list that keeps sound and pictures in step.
 _FRAGMENTED = {
     "movflags": "frag_keyframe+empty_moov+default_base_moof+delay_moov+hybrid_fragmented",
