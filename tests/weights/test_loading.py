@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from flashportrait.loading import load_pipeline
 from flashportrait.models.portrait_encoder import PortraitEncoder
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.weights import official
+from flashportrait.weights.checkpoint import read_checkpoint
 from flashportrait.weights.convert import VAE
 from flashportrait.weights.loading import (
     ModelFiles,
@@ -83,6 +85,36 @@ def test_both_layouts_of_wan_give_the_same_parts(tmp_path: Path):
         first, second = load(original, **config).state_dict(), load(diffusers).state_dict()
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first), load
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_image_encoder_loads_nested_or_not(tmp_path: Path, nested: bool):
+    """Releases of transformers differ in whether the vision tower's names start with ``vision_model.``."""
+    folder = diffusers_wan(tmp_path) / "image_encoder"
+    plain = {key.removeprefix("vision_model."): tensor for key, tensor in read_checkpoint(folder).items()}
+    expected = {key: tensor.clone() for key, tensor in plain.items()}
+    stored = {("vision_model." if nested else "") + key: tensor for key, tensor in expected.items()}
+    save_file(stored, folder / "model.safetensors")
+    loaded = load_wan_image_encoder(tmp_path).state_dict()
+    assert {key.removeprefix("vision_model."): tensor.sum() for key, tensor in loaded.items()} == {
+        key: tensor.sum() for key, tensor in expected.items()
+    }
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "image_encoder", "vae"])
+def test_diffusers_folders_are_loaded_strictly(tmp_path: Path, part: str):
+    (file,) = (diffusers_wan(tmp_path) / part).glob("*.safetensors")
+    state = {key: tensor.clone() for key, tensor in read_checkpoint(file).items()}
+    lost = sorted(state)[-1]
+    del state[lost]
+    save_file(state, file)
+    load = {
+        "text_encoder": load_wan_text_encoder,
+        "image_encoder": load_wan_image_encoder,
+        "vae": load_wan_vae,
+    }[part]
+    with pytest.raises(UserError, match=re.escape(lost)):
+        load(tmp_path)
 
 
 @pytest.mark.usefixtures("small")

@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from flashportrait.errors import UserError
-from flashportrait.weights.checkpoint import load_strictly
-from flashportrait.weights.convert import KeyTable
+from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
+from flashportrait.weights.convert import KeyTable, Rule
 from flashportrait.weights.hub import WEIGHTS, Weight, locate_weight
 from flashportrait.weights.lora import Lora, load_lora
-from flashportrait.weights.official import load_image_encoder, load_text_encoder, load_transformer, load_vae
+from flashportrait.weights.official import (
+    empty_image_encoder,
+    load_image_encoder,
+    load_text_encoder,
+    load_transformer,
+    load_vae,
+    vision_prefix,
+)
 
 if TYPE_CHECKING:
     from flashportrait.models.transformer import FlashPortraitTransformer3DModel
@@ -147,9 +154,12 @@ def load_wan_image_encoder(
     if not folder.is_dir():
         path = _original(wan, ORIGINAL_IMAGE_ENCODER)
         return load_image_encoder(path, torch_dtype=torch_dtype, device=device, **config)
-    from transformers import CLIPVisionModel
-
-    return CLIPVisionModel.from_pretrained(folder).to(device, torch_dtype).eval()
+    model = empty_image_encoder(device, **json.loads((folder / "config.json").read_text()))
+    ours, theirs = vision_prefix(model), vision_prefix(read_checkpoint(folder))
+    rules = tuple(Rule(theirs + key.removeprefix(ours), (key,)) for key in model.state_dict())
+    table = KeyTable("image encoder", rules, ignored=(theirs + "embeddings.position_ids",))
+    load_strictly(model, folder, table, dtype=torch_dtype, device=device)
+    return model
 
 
 def load_wan_vae(
@@ -161,7 +171,11 @@ def load_wan_vae(
         return load_vae(_original(wan, ORIGINAL_VAE), torch_dtype=torch_dtype, device=device, **config)
     from diffusers import AutoencoderKLWan
 
-    return AutoencoderKLWan.from_pretrained(folder).to(device, torch_dtype).eval()
+    with torch.device("meta"):
+        model = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder)).eval()
+    table = KeyTable.same_names("VAE", model.state_dict())
+    load_strictly(model, folder, table, dtype=torch_dtype, device=device)
+    return model
 
 
 def load_wan_tokenizer(wan: Path) -> Any:

@@ -6,10 +6,11 @@ it to ``load_strictly``. Everything here is reached lazily by the models' ``from
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flashportrait.errors import UserError
 from flashportrait.weights.checkpoint import Source, load_strictly
@@ -65,6 +66,9 @@ IMAGE_ENCODER_VIT_H: dict[str, Any] = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-5,
 }
+
+
+VISION_PREFIX = "vision_model."
 
 
 def transformer_config(**official: Any) -> dict[str, Any]:
@@ -174,17 +178,29 @@ def load_image_encoder(
     **config: Any,
 ) -> CLIPVisionModel:
     """CLIP ViT-H from the visual half of the open-clip xlm-roberta file; ``config`` is CLIPVisionConfig's."""
+    model = empty_image_encoder(device, **IMAGE_ENCODER_VIT_H | config)
+    load_strictly(model, source, image_encoder_table(vision_prefix(model)), dtype=torch_dtype, device=device)
+    return model
+
+
+def empty_image_encoder(device: torch.device | str | None = None, **config: Any) -> CLIPVisionModel:
+    """CLIP's vision tower without weights: they are on the meta device."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     with torch.device("meta"):
-        model = CLIPVisionModel(CLIPVisionConfig(**IMAGE_ENCODER_VIT_H | config)).eval()
-    tower = getattr(model, "vision_model", model)
+        model = CLIPVisionModel(CLIPVisionConfig(**config)).eval()
+    embeddings = model.get_submodule(vision_prefix(model) + "embeddings")
     # Positions are counted, not stored, so the meta device would lose them.
-    positions = torch.arange(tower.embeddings.num_positions, device=device).expand(1, -1)
-    tower.embeddings.register_buffer("position_ids", positions, persistent=False)
-    table = image_encoder_table("vision_model." if tower is not model else "")
-    load_strictly(model, source, table, dtype=torch_dtype, device=device)
+    positions = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
+    embeddings.register_buffer("position_ids", positions, persistent=False)
     return model
+
+
+def vision_prefix(names: nn.Module | Iterable[str]) -> str:
+    """``vision_model.`` where the tower is nested, as it is in some releases of transformers, else empty."""
+    if isinstance(names, nn.Module):
+        names = names.state_dict()
+    return VISION_PREFIX if any(name.startswith(VISION_PREFIX) for name in names) else ""
 
 
 def load_vae(
