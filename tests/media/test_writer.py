@@ -159,11 +159,16 @@ def test_colours_survive(tmp_path: Path) -> None:
     assert np.abs(read[16, 16::32].astype(int) - colours).max() <= 4
 
 
-def test_odd_sides_gain_one_repeated_line(tmp_path: Path) -> None:
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(width=st.integers(32, 200), height=st.integers(32, 120))
+def test_any_size_is_written_an_odd_side_gaining_one_repeated_line(tmp_path: Path, width: int, height: int) -> None:
+    frame = np.full((height, width, 3), (60, 120, 200), np.uint8)
     with VideoWriter(tmp_path / "out.mp4", Fraction(25)) as writer:
-        writer.write(numbered_frame(5, 95, 47))
-    info = VideoReader(tmp_path / "out.mp4").info
-    assert (info.width, info.height) == (96, 48)
+        writer.write(frame)
+    (read,) = VideoReader(tmp_path / "out.mp4")
+    assert read.shape == (height + height % 2, width + width % 2, 3)
+    assert writer.size == (read.shape[1], read.shape[0])
+    assert np.abs(read.astype(int) - frame[0, 0]).max() <= 4
 
 
 def test_the_part_plays_while_it_is_written(tmp_path: Path) -> None:

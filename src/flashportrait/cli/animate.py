@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashportrait.cli.console import Console
+from flashportrait.cli.console import PROGRESS_DELAY_SECONDS, Console
 from flashportrait.cli.memory import add_memory_options, plan_memory
 from flashportrait.cli.options import (
     add_clip_options,
     add_device_options,
     add_face_options,
+    add_lora_options,
     apply_threads,
     box,
     existing_model,
@@ -42,6 +43,7 @@ TEMPLATE_SUFFIX = ".safetensors"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All of the pipeline's settings, none of which is needed."""
+    parser.epilog = "While OUT.mp4 is made it grows as .OUT.part.mp4 beside it, which players can open already."
     parser.add_argument("portrait", type=Path, metavar="PORTRAIT", help="a picture: JPEG, PNG, WebP, ...")
     parser.add_argument("driving", type=Path, metavar="DRIVING", help="a video, or a template made by extract")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help=".mp4, .mov, .mkv or .webm")
@@ -63,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_sampling_options(parser)
     add_device_options(parser)
     add_memory_options(parser)
+    add_lora_options(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -97,7 +100,7 @@ def perform(
         pipeline = _load(args, plan)
         loaded = time.perf_counter()
         video = pipeline(portrait, driving, work=work, **settings)
-        size = _write(args, output, video, reader, portrait)
+        size = _write(args, console, output, video, reader, portrait)
     for warning in [*(reader.warnings if reader else []), *video.report.warnings]:
         console.warn(warning)
     seconds = {"load": loaded - started, **video.report.seconds, "total": time.perf_counter() - started}
@@ -174,7 +177,11 @@ def _load(args: argparse.Namespace, plan: Plan | None) -> FlashPortraitPipeline:
 
     (logging.disable_progress_bar if args.quiet else logging.enable_progress_bar)()
     apply_threads(args.threads)
-    return load_pipeline(args.model, device=torch_device(args.device), dtype=torch_dtype(args.dtype), plan=plan)
+    pipeline = load_pipeline(
+        args.model, device=torch_device(args.device), dtype=torch_dtype(args.dtype), plan=plan, loras=loras
+    )
+    pipeline.set_progress_bar_config(desc="denoise", unit=" steps", delay=PROGRESS_DELAY_SECONDS, dynamic_ncols=True)
+    return pipeline
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -216,7 +223,12 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _write(
-    args: argparse.Namespace, output: Path, video: PortraitVideo, reader: VideoReader | None, portrait: Image.Image
+    args: argparse.Namespace,
+    console: Console,
+    output: Path,
+    video: PortraitVideo,
+    reader: VideoReader | None,
+    portrait: Image.Image,
 ) -> tuple[int, int]:
     """Write the frames as they come; returns the (width, height) of what was written."""
     from flashportrait.media.writer import VideoWriter
@@ -228,8 +240,10 @@ def _write(
     times = None if reader is None else reader.times
     frames = _compared(video, reader, portrait) if args.compare else iter(video)
     with VideoWriter(output, video.rate, times=times, audio=audio, model=Path(args.model).name) as writer:
-        for frame in frames:
-            writer.write(frame)
+        with console.bar(len(video), "frames") as bar:
+            for frame in frames:
+                writer.write(frame)
+                bar.update()
         return writer.size
 
 
@@ -257,7 +271,7 @@ def _describe(summary: dict[str, Any]) -> str:
     lines = [
         f"{summary['output']}: {summary['frames']} frames of {width}x{height} at {rate}",
         f"{seconds['total']:.1f} s, {summary['frames'] / max(seconds['total'], 1e-9):.2f} frames per second ({stages})",
-        f"steps computed {summary['steps_computed']}, predicted {summary['steps_predicted']}; "
+        f"first frame after {summary['seconds_to_first_frame']:.1f} s; steps computed {summary['steps_computed']}, predicted {summary['steps_predicted']}; "
         f"peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB; faces missed {len(summary['missing_faces'])}",
     ]
     return "\n".join(lines)
