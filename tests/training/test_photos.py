@@ -17,7 +17,13 @@ from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
 from flashportrait.face.motion import BLENDSHAPE_NAMES, HEAD_POSE_NAMES
 from flashportrait.face.pose import rotation_matrix
 from flashportrait.training.face_mesh import IRISES, load_face_mesh, mirrored_coefficients
-from flashportrait.training.photo_warp import head_angles, rotation_angles, rotation_matrices
+from flashportrait.training.photo_warp import (
+    head_angles,
+    head_pose_limits,
+    limit_motion,
+    rotation_angles,
+    rotation_matrices,
+)
 from flashportrait.training.photos import (
     Photo,
     PhotoSet,
@@ -212,14 +218,27 @@ def test_actions_the_landmarker_cannot_read_stay_as_in_the_photo():
     assert animate(photo, rows_of(photo, {"cheekPuff": 1.0}), 32).motion[0, COLUMNS["cheekPuff"]] == 0
 
 
-def test_fit_motion_shifts_a_performance_within_reach():
-    own = torch.zeros(57)
-    motion = torch.zeros(5, 57)
-    motion[:, 0] = torch.linspace(0.3, 0.7, 5)
+@settings(max_examples=30, deadline=None)
+@given(own_yaw=st.floats(-0.35, 0.35), middle=st.floats(-1, 1), width=st.floats(0, 1.5))
+def test_fit_motion_shifts_a_performance_within_reach(own_yaw: float, middle: float, width: float):
+    own, motion = torch.zeros(57), torch.zeros(5, 57)
+    own[0] = own_yaw
+    motion[:, 0] = torch.linspace(middle - width / 2, middle + width / 2, 5)
     fitted = fit_motion(own, motion)
-    assert fitted[:, 0].max() == pytest.approx(0.4363, abs=1e-3)
-    torch.testing.assert_close(fitted[:, 0].diff(), motion[:, 0].diff())
+    torch.testing.assert_close(fitted[:, 0].diff(), motion[:, 0].diff(), atol=1e-5, rtol=0)
     torch.testing.assert_close(fitted[:, 1:], motion[:, 1:])
+    drawn = limit_motion(own, fitted)
+    cut = (drawn[:, 0] - fitted[:, 0]).abs()
+    lowest, highest = head_pose_limits(own)
+    too_wide = max(0.0, width - float(highest[0] - lowest[0]))
+    assert cut.max() == pytest.approx(too_wide / 2, abs=1e-4)
+
+
+def test_a_turned_photo_turns_back_less_than_onward():
+    own = torch.zeros(57)
+    own[0] = 0.3
+    lowest, highest = head_pose_limits(own)
+    assert own[0] - lowest[0] < highest[0] - own[0]
 
 
 @pytest.fixture

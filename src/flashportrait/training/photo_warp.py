@@ -35,7 +35,7 @@ from flashportrait.training.rasterizer import barycentric_maps, rasterize
 
 ANGLE_LIMITS = (math.radians(25), math.radians(18), math.radians(20))
 """Largest change of yaw, pitch and roll from the photo's own; beyond, the mesh shows sides that the photo lacks."""
-HIDDEN_SIDE_CAUTION = 0.6
+HIDDEN_SIDE_CAUTION = 0.9
 """A photo turned by an angle may turn back past its front by this much of it less: that side of it is foreshortened."""
 SHIFT_LIMIT = 0.12
 """Largest move of the head, in units of the face's height."""
@@ -105,17 +105,21 @@ def head_angles(landmarks: Tensor) -> Tensor:
     return rotation_angles(_fit_head(landmarks, mesh)[1])
 
 
+def head_pose_limits(own_row: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest head pose columns [6] that a photo with ``own_row`` [57] can be warped to."""
+    reach = own_row.new_tensor([*ANGLE_LIMITS, SHIFT_LIMIT, SHIFT_LIMIT, LOG_SCALE_LIMIT])
+    own = own_row[:6]
+    hidden = HIDDEN_SIDE_CAUTION * F.pad(own[:1], (0, 5))
+    return own - reach + hidden.clamp(min=0), own + reach + hidden.clamp(max=0)
+
+
 def limit_motion(own_row: Tensor, motion: Tensor) -> Tensor:
     """Motion rows [t 57] within what a photo with ``own_row`` [57] can be warped to.
 
     Actions that the expression basis lacks stay as they are in the photo.
     """
-    limits = motion.new_tensor([*ANGLE_LIMITS, SHIFT_LIMIT, SHIFT_LIMIT, LOG_SCALE_LIMIT])
-    head, own_head = motion[:, :6], own_row[:6]
-    hidden = HIDDEN_SIDE_CAUTION * F.pad(own_head[:1], (0, 5))
-    highest = own_head + limits + hidden.clamp(max=0)
-    lowest = own_head - limits + hidden.clamp(min=0)
-    head = torch.maximum(torch.minimum(head, highest), lowest)
+    lowest, highest = head_pose_limits(own_row)
+    head = torch.maximum(torch.minimum(motion[:, :6], highest), lowest)
     movable = load_face_mesh().to(motion.device).expression_basis.abs().amax((1, 2)) > LEAST_MOVE_CM
     return torch.cat((head, torch.where(movable, motion[:, 6:].clamp(0, 1), own_row[6:])), 1)
 

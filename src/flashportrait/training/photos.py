@@ -16,11 +16,11 @@ from torch import Tensor
 from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import ROW_INDICES
 from flashportrait.training.face_mesh import LANDMARKS, load_face_mesh, mirrored_coefficients
-from flashportrait.training.photo_warp import ANGLE_LIMITS, WarpResult, animate_photo, head_angles
+from flashportrait.training.photo_warp import WarpResult, animate_photo, head_angles, head_pose_limits
 
 __all__ = ["Photo", "PhotoSet", "WarpResult", "animate_photo", "fit_motion", "mirror_row", "photo_row"]
 
-MAX_OWN_ANGLES = (math.radians(20), math.radians(20), math.radians(25))
+MAX_OWN_ANGLES = (math.radians(18), math.radians(20), math.radians(25))
 """Photos turned further than this show too little of one side of the face to be animated."""
 ZOOM_RANGE = (1.0, 1.2)
 """A photo is never shrunk or shifted off its frame: there is nothing beyond its border."""
@@ -61,13 +61,17 @@ def mirror_row(rows: Tensor) -> Tensor:
 def fit_motion(own_row: Tensor, motion: Tensor) -> Tensor:
     """A performance [t 57] turned as a whole, so that as much of it as possible is within reach of a photo.
 
-    Each angle is shifted by the least constant that centres or contains its range about the photo's own angle.
+    Each head pose column is shifted by the least constant that brings its range within ``head_pose_limits``, or centres
+    it there if it is too wide.
     """
-    own, limits = own_row[:3], motion.new_tensor(ANGLE_LIMITS)
-    low, high = motion[:, :3].amin(0), motion[:, :3].amax(0)
-    up, down = (own - limits - low).clamp_min(0), (high - own - limits).clamp_min(0)
-    shift = torch.where((up > 0) & (down > 0), own - (low + high) / 2, up - down)
-    return torch.cat((motion[:, :3] + shift, motion[:, 3:]), 1)
+    lowest, highest = head_pose_limits(own_row)
+    head = motion[:, :6]
+    low, high = head.amin(0), head.amax(0)
+    up, down = lowest - low, high - highest
+    shift = up.clamp_min(0) - down.clamp_min(0)
+    fits = high - low <= highest - lowest
+    centred = (lowest + highest - low - high) / 2
+    return torch.cat((head + torch.where(fits, shift, centred), motion[:, 6:]), 1)
 
 
 class PhotoSet:
