@@ -1,0 +1,102 @@
+"""Training of the transformer: data that fits together, a loss with a known answer, and a toy run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flashportrait.models.tiny_vae import TinyVideoAutoencoder
+from flashportrait.training.data import (
+    LatentScenes,
+    Scenes,
+    encode_scenes,
+    extend_reference,
+    reference_clip,
+    sample_motion,
+    shard_batches,
+)
+from flashportrait.training.flow import FlowConfig, PortraitModel, flow_loss, sample_latents, train_flow
+from flashportrait.training.loop import LoopConfig
+
+TOY = FlowConfig(heads=1, layers=1, ffn_ratio=1, token_dim=16, matrix_lr=None, lr=3e-3, compile=False)
+
+
+@pytest.fixture(scope="module")
+def vae() -> TinyVideoAutoencoder:
+    torch.manual_seed(0)
+    return TinyVideoAutoencoder(8, (8, 8, 8), align="start").eval()
+
+
+def latent_scenes(count: int = 4, latent_frames: int = 2) -> LatentScenes:
+    generator = torch.Generator().manual_seed(0)
+    frames = 4 * (latent_frames - 1) + 1
+    return LatentScenes(
+        latents=torch.randn(count, latent_frames, 16, 4, 4, generator=generator).half(),
+        reference=torch.randn(count, 3, 16, 4, 4, generator=generator).half(),
+        portrait=torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8),
+        motion=torch.randn(count, frames, 57, generator=generator),
+        weight=torch.ones(count, latent_frames, 1, 4, 4).half(),
+    )
+
+
+def test_a_latents_weight_is_its_four_frames_mean(vae: TinyVideoAutoencoder) -> None:
+    weight = torch.arange(9.0).view(1, 9, 1, 1, 1).expand(1, 9, 1, 32, 32)
+    scenes = Scenes.from_pictures(torch.rand(1, 3, 32, 32), torch.rand(1, 9, 3, 32, 32), torch.zeros(1, 9, 57), weight)
+    encoded = encode_scenes(scenes, vae)
+    assert encoded.latents.shape == (1, 3, 16, 4, 4)
+    assert encoded.weight[0, :, 0, 0, 0].tolist() == [0.0, 2.5, 6.5]
+
+
+def test_the_reference_is_the_portrait_and_then_grey(vae: TinyVideoAutoencoder) -> None:
+    portrait = torch.rand(1, 3, 32, 32)
+    clip = reference_clip(portrait, 3)
+    assert torch.equal(clip[:, 0], portrait)
+    assert (clip[:, 1:] == 0.5).all()
+    assert clip.shape[1] == 9
+    extended = extend_reference(torch.arange(3.0).view(1, 3, 1, 1, 1), 5)
+    assert extended.flatten().tolist() == [0, 1, 2, 2, 2]
+    assert extend_reference(torch.arange(3.0).view(1, 3, 1, 1, 1), 2).flatten().tolist() == [0, 1]
+
+
+def test_shards_come_back_as_they_were(tmp_path: Path) -> None:
+    scenes = latent_scenes()
+    scenes.save(tmp_path / "a.safetensors")
+    batch = next(shard_batches(tmp_path, 4, torch.Generator().manual_seed(0)))
+    order = batch.motion[:, 0, 0].argsort()
+    assert torch.equal(batch.latents[order], scenes.latents[scenes.motion[:, 0, 0].argsort()])
+
+
+def test_the_first_latent_frames_keep_their_rows() -> None:
+    cut = latent_scenes(latent_frames=3).first(2)
+    assert cut.latents.shape[1] == cut.weight.shape[1] == 2
+    assert cut.motion.shape[1] == 5
+
+
+def test_keyframes_glide_between_poses() -> None:
+    rows = sample_motion("keyframes", 50, torch.Generator().manual_seed(0))
+    assert rows.shape == (50, 57)
+    assert rows.diff(dim=0).abs().max() < 0.5 * (rows.amax(0) - rows.amin(0)).max()
+
+
+def test_the_loss_of_a_zero_velocity_is_the_velocitys_power() -> None:
+    model = PortraitModel(TOY)
+    torch.nn.init.zeros_(model.transformer.proj_out.weight)
+    torch.nn.init.zeros_(model.transformer.proj_out.bias)
+    scenes = latent_scenes(64)
+    torch.manual_seed(0)
+    # Unit latents and unit noise, independent: their difference has power two.
+    assert flow_loss(model, scenes, TOY)["loss"].item() == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_toy_learns_one_batch(vae: TinyVideoAutoencoder, tmp_path: Path) -> None:
+    scenes = latent_scenes(2)
+    loop = LoopConfig(steps=80, warmup=5, log_every=20, sample_every=80, ema=0.9)
+    model = train_flow(iter(lambda: scenes, None), scenes, vae, tmp_path, TOY, loop)
+    torch.manual_seed(1)
+    start = float(flow_loss(PortraitModel(TOY), scenes, TOY)["loss"])
+    assert float(flow_loss(model, scenes, TOY)["loss"]) < 0.8 * start
+    assert sample_latents(model, scenes, steps=2, shift=3.0).shape == scenes.latents.shape
+    assert (tmp_path / "transformer" / "config.json").is_file()
+    assert (tmp_path / "sample_000080.png").is_file()
