@@ -172,6 +172,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
 
         plan = WindowPlan(latent_frame_count(len(motion)), settings.window, settings.overlap)
         report.windows = len(plan)
+        report.seams = [tuple(seam for seam in window.seams if seam < len(motion)) for window in plan]
         with report.stage("conditions"):
             conditions = self.encode_conditions(framed.pixels, motion.values, len(plan[0]), prompt, negative_prompt)
         height, width = conditions.reference_latents.shape[-2:]
@@ -182,7 +183,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
             work.bind({**prompts, **describe_model(self), **describe_run(settings, noise, framed, motion)})
         parts = self._denoise(noise, conditions, plan, settings, report, progress, callback_on_step_end, work)
         frames = self._decode(report.timed("denoise", parts), len(motion), report, framed.scaled_to)
-        video = PortraitVideo(frames, length=len(motion), rate=motion.rate, report=report)
+        seen = to_pictures(framed.pixels)[0]
+        video = PortraitVideo(frames, length=len(motion), rate=motion.rate, report=report, portrait=seen)
         if not stream:
             video.collect()
         return video

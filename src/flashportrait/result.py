@@ -27,6 +27,9 @@ class RunReport:
     """Frames given so far; in the end as many as the driving clip has."""
     windows: int = 0
     """Windows in the plan."""
+    seams: list[tuple[int, ...]] = field(default_factory=list)
+    """For each window, the frames where a seam could show: the first that it has a say in, and the first that is its
+    alone."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by stage: ``motion``, ``conditions``, ``denoise``, ``decode``, and what callers add."""
     steps_computed: int = 0
@@ -100,7 +103,17 @@ class PortraitVideo:
     Iterate once to take each frame as soon as it is ready, or read ``frames`` to have all of them.
     """
 
-    def __init__(self, frames: Iterator[np.ndarray], *, length: int, rate: Fraction, report: RunReport) -> None:
+    def __init__(
+        self,
+        frames: Iterator[np.ndarray],
+        *,
+        length: int,
+        rate: Fraction,
+        report: RunReport,
+        portrait: np.ndarray,
+    ) -> None:
+        self.portrait = portrait
+        """The portrait as the model saw it, uint8 RGB [h w 3]."""
         self.rate = rate
         """Frames per second, exact."""
         self.report = report

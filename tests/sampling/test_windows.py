@@ -98,6 +98,14 @@ def test_released_defaults():
     assert starts == [(0, 51), (21, 72), (42, 93), (49, 100)]
 
 
+def test_seams_are_where_a_window_enters_and_where_it_is_alone():
+    first, second, third = WindowPlan(11, 5, 2)
+    assert first.seams == ()
+    assert second.seams == (4 * 3 - 3, 4 * 5 - 3)
+    assert third.seams == (4 * 6 - 3, 4 * 8 - 3)
+    assert WindowPlan(10, 5, 0)[1].seams == (4 * 5 - 3,)
+
+
 def test_a_window_reads_the_driving_frames_that_it_shows():
     assert WindowPlan(100, 51, 30)[1].pixel_frames == range(84, 285)
 

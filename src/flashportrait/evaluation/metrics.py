@@ -112,20 +112,19 @@ def color_difference(frames: np.ndarray, reference: np.ndarray) -> float:
     """CIE 1976 colour difference (dE*ab) of the frames' mean colours, averaged over frames; about 2 is just seen."""
     if len(frames) != len(reference):
         raise UserError(f"{len(frames)} and {len(reference)} frames can't be compared; give clips of one length")
-    return float(np.linalg.norm(_mean_lab(frames) - _mean_lab(reference), axis=-1).mean())
+    return float(np.linalg.norm(mean_lab(frames) - mean_lab(reference), axis=-1).mean())
 
 
 def color_drift(frames: np.ndarray) -> float:
     """CIE 1976 colour difference between the mean colours of the clip's first and last tenth."""
     part = max(1, len(frames) // 10)
-    return float(np.linalg.norm(_mean_lab(frames[:part]).mean(axis=0) - _mean_lab(frames[-part:]).mean(axis=0)))
+    return float(np.linalg.norm(mean_lab(frames[:part]).mean(axis=0) - mean_lab(frames[-part:]).mean(axis=0)))
 
 
 def seam_score(frames: np.ndarray, seams: Sequence[int]) -> float:
     """How much more the picture changes at seams than around them; about 1 where no seam shows, 0 for a still clip.
 
-    For each seam, the mean absolute change from frame ``seam - 1`` to ``seam``, over the median of the changes of up to
-    :data:`SEAM_NEIGHBOURHOOD` frames on either side; averaged over seams.
+    The mean of :func:`seam_ratios` over seams.
 
     Args:
         frames: the clip.
@@ -136,13 +135,28 @@ def seam_score(frames: np.ndarray, seams: Sequence[int]) -> float:
     """
     if not seams or not all(0 < seam < len(frames) for seam in seams):
         raise UserError(f"seams {list(seams)} found in {len(frames)} frames; give frames from 1 to {len(frames) - 1}")
-    changes = np.array([np.abs(b.astype(np.float32) - a).mean() for a, b in itertools.pairwise(frames)])
+    return float(seam_ratios([frame_change(a, b) for a, b in itertools.pairwise(frames)], seams).mean())
+
+
+def seam_ratios(changes: Sequence[float], seams: Sequence[int]) -> np.ndarray:
+    """For each seam, the change from frame ``seam - 1`` to ``seam`` over the median change of frames around it.  [n]
+
+    Around are up to :data:`SEAM_NEIGHBOURHOOD` frames on either side; with none, the ratio is 1. ``changes[i]`` is
+    :func:`frame_change` from frame i to i + 1.
+    """
+    changes, seams_set = np.asarray(changes), set(seams)
     ratios = []
     for seam in seams:
-        around = [i for i in range(seam - 1 - SEAM_NEIGHBOURHOOD, seam + SEAM_NEIGHBOURHOOD) if i + 1 not in seams]
-        usual = np.median(changes[[i for i in around if 0 <= i < len(changes)]])
+        around = range(max(0, seam - 1 - SEAM_NEIGHBOURHOOD), min(len(changes), seam + SEAM_NEIGHBOURHOOD))
+        others = [i for i in around if i + 1 not in seams_set]
+        usual = np.median(changes[others or [seam - 1]])
         ratios.append(changes[seam - 1] / max(float(usual), 1e-6))
-    return float(np.mean(ratios))
+    return np.array(ratios)
+
+
+def frame_change(before: np.ndarray, after: np.ndarray) -> float:
+    """Mean absolute difference of two uint8 frames."""
+    return float(np.abs(after.astype(np.float32) - before).mean())
 
 
 def lpips(frames: np.ndarray, reference: np.ndarray, net: str = "alex") -> float:
@@ -186,7 +200,7 @@ def _luma(frame: np.ndarray) -> Tensor:
     return torch.from_numpy(frame.astype(np.float64) @ LUMA.astype(np.float64) / 255.0)[None, None]
 
 
-def _mean_lab(frames: np.ndarray) -> np.ndarray:
+def mean_lab(frames: np.ndarray) -> np.ndarray:
     """Mean CIE L*a*b* colour of each frame ``[t 3]`` (D65): the mean of linear light, then converted."""
     value = np.arange(256) / 255.0
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)

@@ -48,6 +48,15 @@ class Window:
         return self.stop - self.start
 
     @property
+    def seams(self) -> tuple[int, ...]:
+        """Pixel frames where this window takes over: the first that it has a say in, and the first that is its alone.
+
+        None for the first window.
+        """
+        latent_frames = sorted({self.start, self.start + self.overlap}) if self.index else []
+        return tuple(TEMPORAL_STRIDE * frame - TEMPORAL_STRIDE + 1 for frame in latent_frames)
+
+    @property
     def owned_stop(self) -> int:
         """One past the last owned latent frame: the next window's start."""
         return self.start + self.owned
