@@ -14,6 +14,9 @@ from flashportrait.avatars.controls import Controls
 from flashportrait.avatars.geometry import EYE, MOUTH_V, smoothstep
 from flashportrait.avatars.identity import Identity
 
+CORNEA = 0.045
+"""How far the iris stands before the plane of the lids' corners, face coordinates."""
+
 
 @dataclass(frozen=True)
 class Paint:
@@ -44,7 +47,7 @@ def paint_face(
 ) -> Paint:
     """Paint the features over ``skin`` [n 3 h w]; ``slope`` is the view ray's inward drift along u and v."""
     albedo = _nostrils(skin, u, v, pixel, identity, controls)
-    albedo, eye_wet, eyes = _eyes(albedo, u, v, pixel, identity, controls)
+    albedo, eye_wet, eyes = _eyes(albedo, u, v, slope, pixel, identity, controls)
     albedo = _brows(albedo, u, v, pixel, identity, controls)
     albedo, lip_wet, lips = _mouth(albedo, u, v, slope, pixel, identity, controls)
     wet = torch.maximum(eye_wet, lip_wet)
@@ -70,7 +73,13 @@ def _nostrils(base: Tensor, u: Tensor, v: Tensor, pixel: Tensor, identity: Ident
 
 
 def _eyes(
-    base: Tensor, u: Tensor, v: Tensor, pixel: Tensor, identity: Identity, controls: Controls
+    base: Tensor,
+    u: Tensor,
+    v: Tensor,
+    slope: tuple[Tensor, Tensor],
+    pixel: Tensor,
+    identity: Identity,
+    controls: Controls,
 ) -> tuple[Tensor, Tensor, Tensor]:
     side, blink = u.abs(), controls.side(u, controls.blink)
     squint, wide = controls.side(u, controls.squint), controls.side(u, controls.wide)
@@ -99,7 +108,8 @@ def _eyes(
     gaze_u = middle_u + 0.102 * controls.side(u, controls.gaze_out)
     gaze_v = EYE[1] + 0.018 + 0.078 * gaze_up
     radius = 0.068 * _col(identity.iris_size) * size.sqrt()
-    du, dv = side - gaze_u, v - gaze_v
+    # The cornea stands before the lids' corners, so a turned head shows it further round.
+    du, dv = side - torch.sign(u) * CORNEA * slope[0] - gaze_u, v - CORNEA * slope[1] - gaze_v
     distance = torch.hypot(du, dv)
     ball = 1 - 0.35 * s * s - 0.3 * smoothstep(0.05, 0.0, upper - v)
     white = base.new_tensor([0.88, 0.86, 0.85])[:, None, None] * ball[:, None]
