@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.weights.folder import model_folder
 from flashportrait.weights.loading import load_components, load_fast_lora
-from flashportrait.weights.lora import distilled_sigmas
+from flashportrait.weights.lora import Lora, distilled_sigmas, load_lora
 from flashportrait.weights.plan import Plan, apply_plan
 
 OFFICIAL: dict[str, Any] = {
@@ -29,6 +31,7 @@ def load_pipeline(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     plan: Plan | None = None,
+    loras: Sequence[tuple[str | Path, float]] = (),
 ) -> FlashPortraitPipeline:
     """A pipeline ready to run.
 
@@ -39,26 +42,44 @@ def load_pipeline(
         dtype: of the networks; bfloat16 for the 14B and float32 for others unless given.
         plan: how the 14B is fitted to the machine (``weights.plan.make_plan``); without one all of it goes on the
             device.
+        loras: files to merge into the transformer, each with its strength.
 
     Raises:
-        UserError: there is no such model, or it is damaged.
+        UserError: there is no such model, it is damaged, or a LoRA doesn't fit it.
     """
     device = default_device() if device is None else torch.device(device)
     if name_or_path in ("14b", "14b-fast"):
-        return _load_14b(device, dtype or torch.bfloat16, plan, fast=name_or_path == "14b-fast")
-    return FlashPortraitPipeline.from_pretrained(model_folder(name_or_path)).to(device, dtype or torch.float32)
+        return _load_14b(device, dtype or torch.bfloat16, plan, loras, fast=name_or_path == "14b-fast")
+    pipeline = FlashPortraitPipeline.from_pretrained(model_folder(name_or_path)).to(device, dtype or torch.float32)
+    _read_loras(loras, pipeline.transformer).merge(pipeline.transformer)
+    return pipeline
 
 
-def _load_14b(device: torch.device, dtype: torch.dtype, plan: Plan | None, fast: bool) -> FlashPortraitPipeline:
+def _load_14b(
+    device: torch.device,
+    dtype: torch.dtype,
+    plan: Plan | None,
+    loras: Sequence[tuple[str | Path, float]],
+    fast: bool,
+) -> FlashPortraitPipeline:
     components = load_components(torch_dtype=dtype, device=device if plan is None else None, fast=fast)
-    lora = load_fast_lora(components["transformer"]) if fast else None
+    transformer = components["transformer"]
+    lora = _read_loras(loras, transformer, *([load_fast_lora(transformer)] if fast else []))
     use = {**OFFICIAL, "defaults": OFFICIAL["defaults"] | FAST} if fast else OFFICIAL
     pipeline = FlashPortraitPipeline(**components, **use)
-    if plan is not None:
+    if plan is None:
+        lora.merge(transformer)
+    else:
         apply_plan(pipeline, plan, device, lora)
-    elif lora is not None:
-        lora.merge(pipeline.transformer)
     return pipeline
+
+
+def _read_loras(
+    loras: Sequence[tuple[str | Path, float]], transformer: FlashPortraitTransformer3DModel, *others: Lora
+) -> Lora:
+    """The user's LoRAs and others, which have strength 1, as one."""
+    own = [(load_lora(source, transformer), strength) for source, strength in loras]
+    return Lora.joined([*((other, 1.0) for other in others), *own])
 
 
 def default_device() -> torch.device:

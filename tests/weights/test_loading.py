@@ -170,6 +170,10 @@ def test_the_14b_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert plain.settings().sigmas == [1.0, 0.75, 0.5, 0.25]
     velocity = plain.transformer(**inputs())
     assert torch.equal(velocity, planned.transformer(**inputs()))
+    user = tmp_path / "user.safetensors"
+    save_file({"diffusion_model.head.head.diff_b": torch.ones(16)}, user)
+    shifted = load_pipeline("14b-fast", "cpu", torch.float32, plan, [(user, 0.25)])
+    torch.testing.assert_close(shifted.transformer(**inputs()), velocity + 0.25)
     exact = load_pipeline("14b", "cpu", torch.float32)
     assert exact.settings().num_inference_steps == 30
     assert not torch.allclose(velocity, exact.transformer(**inputs()))

@@ -12,7 +12,7 @@ from test_official_transformer import TOY, inputs, reference, relative
 
 from flashportrait.errors import UserError
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
-from flashportrait.weights.lora import distilled_sigmas, load_lora
+from flashportrait.weights.lora import Lora, distilled_sigmas, load_lora
 from flashportrait.weights.official import load_transformer, transformer_to_official
 
 RANK = 3
@@ -85,6 +85,18 @@ def test_merging_the_opposite_takes_it_out():
     lora.merge(ours, -0.8)
     for key, tensor in ours.state_dict().items():
         torch.testing.assert_close(tensor, before[key], rtol=1e-5, atol=1e-6)
+
+
+def test_several_as_one():
+    """Merged at once or one after the other, whole differences and pairs alike."""
+    at_once, in_turn = model(), model()
+    first = load_lora(distillation_lora(), at_once)
+    second = load_lora({"blocks.0.ffn.0.diff_b": torch.ones(80), "blocks.1.norm3.diff": torch.ones(48)}, at_once)
+    Lora.joined([(first, 0.5), (second, -2.0)]).merge(at_once)
+    first.merge(in_turn, 0.5)
+    second.merge(in_turn, -2.0)
+    for key, tensor in at_once.state_dict().items():
+        torch.testing.assert_close(tensor, in_turn.state_dict()[key], rtol=1e-5, atol=1e-6)
 
 
 SPELLINGS = {
@@ -174,7 +186,7 @@ def test_wrong_shapes_change_nothing():
     ours, before = model(), model().state_dict()
     lora = {"blocks.0.norm3.diff": torch.ones(48), "blocks.1.norm3.diff": torch.ones(49)}
     with pytest.raises(UserError, match=r"norm2.weight as \(49,\) for a parameter of \(48,\)"):
-        load_lora(lora, ours).merge(ours)
+        load_lora(lora, ours)
     assert all(torch.equal(tensor, before[key]) for key, tensor in ours.state_dict().items())
 
 

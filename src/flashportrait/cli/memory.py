@@ -52,7 +52,14 @@ def plan_memory(args: argparse.Namespace, console: Console, portrait_size: tuple
     framing = Framing(**OFFICIAL["framing"])
     width, height = whole_size(portrait_size, args.size or framing.resolution, framing.multiple)
     full_passes, branches = _passes(args)
-    work = Work(height, width, latent_frame_count(frames), full_passes, branches, lora=args.model.endswith("-fast"))
+    work = Work(
+        height,
+        width,
+        latent_frame_count(frames),
+        full_passes,
+        branches,
+        lora=bool(args.lora) or args.model.endswith("-fast"),
+    )
     machine = detect_machine(torch_device(args.device) or default_device())
     plan = make_plan(machine, work, storage=args.weights, placement=OFFLOAD[args.offload], window=args.window)
     console.note(f"{machine.name}: {plan.summary()}")

@@ -23,6 +23,20 @@ def add_console_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' messages")
 
 
+def add_lora_options(parser: argparse.ArgumentParser) -> None:
+    """What is merged into the model."""
+    group = parser.add_argument_group("LoRA")
+    group.add_argument(
+        "--lora",
+        action="append",
+        type=lambda path: str(Path(path).absolute()),
+        default=[],
+        metavar="FILE",
+        help="merge this LoRA into the model; may be given several times",
+    )
+    group.add_argument("--lora-strength", type=float, default=1.0, metavar="S", help="of those LoRAs; default: 1")
+
+
 def add_clip_options(parser: argparse.ArgumentParser) -> None:
     """Which part of the driving video, at which rate."""
     group = parser.add_argument_group("driving video")

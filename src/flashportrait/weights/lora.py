@@ -12,8 +12,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,7 @@ def distilled_sigmas() -> list[float]:
 
 @dataclass(frozen=True)
 class Delta:
-    """What one parameter gains at strength 1: ``scale * up @ down``, or ``up`` alone."""
+    """What one parameter gains at strength 1: ``scale * up @ down``, or ``scale * up``."""
 
     up: Tensor
     """``[out rank ...]``, or the whole difference in the parameter's shape."""
@@ -68,7 +68,7 @@ class Delta:
         if self.down is None:
             if up.shape != shape:
                 raise ValueError(f"{tuple(up.shape)} for a parameter of {tuple(shape)}")
-            return up
+            return self.scale * up
         down = self.down.to(device, torch.float32)
         fits = up.shape[0] == shape[0] and up.flatten(1).shape[1] == len(down) and down.shape[1:] == shape[1:]
         if not fits:
@@ -83,6 +83,18 @@ class Lora:
     name: str
     """Where it came from, for messages."""
     deltas: Mapping[str, tuple[Delta, ...]]
+
+    @classmethod
+    def joined(cls, loras: Iterable[tuple[Lora, float]]) -> Lora:
+        """Several as one, each with its strength."""
+        deltas: dict[str, tuple[Delta, ...]] = {}
+        names = []
+        for lora, strength in loras:
+            names.append(lora.name)
+            for name, own in lora.deltas.items():
+                scaled = tuple(replace(delta, scale=strength * delta.scale) for delta in own)
+                deltas[name] = deltas.get(name, ()) + scaled
+        return cls(" and ".join(names), deltas)
 
     def part(self, prefix: str) -> Lora:
         """The differences of the parameters whose names start with ``prefix``."""
@@ -101,17 +113,17 @@ class Lora:
         Raises:
             UserError: a difference doesn't fit its parameter (nothing is changed), or the model is already in fp8.
         """
-        parameters = {name: model.get_parameter(name) for name in self.deltas}
-        self._check(parameters)
+        self.check(model)
         with torch.no_grad():
             for name, deltas in self.deltas.items():
-                parameter = parameters[name]
+                parameter = model.get_parameter(name)
                 total = sum(delta.dense(parameter.shape, parameter.device) for delta in deltas)
                 parameter.copy_(parameter.float() + strength * total)
 
-    def _check(self, parameters: Mapping[str, Tensor]) -> None:
+    def check(self, model: FlashPortraitTransformer3DModel) -> None:
+        """Every difference fits its parameter; only shapes and types are looked at. Raises UserError if not."""
         for name, deltas in self.deltas.items():
-            parameter = parameters[name]
+            parameter = model.get_parameter(name)
             if parameter.dtype.itemsize < 2:
                 raise UserError(f"{name} is {parameter.dtype}: merge {self.name} before the model is cast to fp8")
             for delta in deltas:
@@ -129,7 +141,7 @@ def load_lora(source: Source, model: FlashPortraitTransformer3DModel) -> Lora:
         model: whose parameters the keys must name.
 
     Raises:
-        UserError: naming the keys that match nothing or lack their other half.
+        UserError: naming the keys that match nothing, lack their other half or don't fit their parameter.
     """
     name = "the LoRA" if isinstance(source, Mapping) else str(source)
     tensors = read_checkpoint(source)
@@ -140,7 +152,9 @@ def load_lora(source: Source, model: FlashPortraitTransformer3DModel) -> Lora:
             "in it; use a LoRA made for the Wan2.1 I2V 14B transformer"
         )
     default = _adapter_scaling(source)
-    return Lora(name, {target: _assemble(name, target, parts, default) for target, parts in parsed.items()})
+    lora = Lora(name, {target: _assemble(name, parts, default) for target, parts in parsed.items()})
+    lora.check(model)
+    return lora
 
 
 class _Names:
@@ -192,7 +206,7 @@ def _target(match: re.Match[str], names: _Names) -> tuple[str | None, str]:
     return names.find(module, "weight") or names.find(module, ""), "diff"
 
 
-def _assemble(name: str, target: str, parts: Parts, default: AdapterScaling) -> tuple[Delta, ...]:
+def _assemble(name: str, parts: Parts, default: AdapterScaling) -> tuple[Delta, ...]:
     deltas = []
     for module, tensors in parts.items():
         pair = {"down", "up"} & tensors.keys()
