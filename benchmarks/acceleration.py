@@ -33,6 +33,7 @@ import torch
 from tqdm import tqdm
 
 import acceleration_methods as methods
+import fit_prediction
 from acceleration_clips import FULL, QUICK, Clip, decode, make_clip
 from flashportrait.errors import UserError
 from flashportrait.evaluation import metrics
@@ -40,6 +41,8 @@ from flashportrait.evaluation.extractors import FaceRows, IdentityEmbedder, read
 from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
 from flashportrait.loading import load_pipeline
 from flashportrait.pipeline import FlashPortraitPipeline
+from flashportrait.sampling.fitted import fit
+from flashportrait.sampling.predictor import evenly_spread
 from flashportrait.weights.folder import model_folder
 
 STEPS = 30
@@ -47,7 +50,7 @@ CALLS, QUICK_CALLS = (15, 10, 8, 5, 4, 3), (10, 5, 3)
 """About 2, 3, 4, 6, 8 and 10 times fewer than the reference."""
 FACE_STRIDE = 3
 TUNING_ROUNDS, TUNING_FRAMES = 8, 17
-LONG_FAMILIES = ("Euler", "UniPC", "ALP (paper)", "newton 1 corrected, spread", "TaylorSeer n=1")
+LONG_FAMILIES = ("Euler", "UniPC", "ALP (paper)", "newton 1 corrected, spread", "fitted", "TaylorSeer n=1")
 """Families that also run on the long clips, which cost most of the time."""
 COLUMNS = {
     "calls": "{:.1f}",
@@ -172,18 +175,38 @@ def tuned(runner: Runner, clip: Clip, blocks_per_call: float) -> methods.Tune:
     return tune
 
 
-def choose_methods(runner: Runner, clip: Clip, calls: tuple[int, ...], quick: bool) -> list[methods.Method]:
-    """The reference, then all methods."""
-    with methods.ResidualMagnitudes(runner.pipeline.transformer) as magnitudes:
+def choose_methods(runner: Runner, args: argparse.Namespace) -> list[methods.Method]:
+    """The reference, then all methods whose names match ``args.only``."""
+
+    def wanted(name: str) -> bool:
+        return re.search(args.only, name) is not None
+
+    pipeline, calls = runner.pipeline, QUICK_CALLS if args.quick else CALLS
+    clip = make_clip(pipeline, "talking", TUNING_FRAMES, args.seed - 1, pipeline.settings("exact").window)
+    with methods.ResidualMagnitudes(pipeline.transformer) as magnitudes:
         exact = runner.run(methods.exact(STEPS), clip)
     tune = tuned(runner, clip, exact.block_runs / STEPS)
-    chosen = [methods.exact(STEPS), *methods.paper_settings()]
+    ratios = magnitudes.ratios(STEPS)
+    chosen = list(methods.paper_settings())
     for each in tqdm(calls, desc="matching calls", file=sys.stderr):
-        chosen += [*methods.fewer_steps(each), *methods.predictions(each, STEPS), *methods.caches(each, STEPS, tune)]
-        chosen.append(methods.mag_cache(each, STEPS, magnitudes.ratios(STEPS), tune))
-    if quick:
+        chosen += [*methods.fewer_steps(each), *methods.predictions(each, STEPS)]
+        chosen += methods.caches(each, STEPS, ratios, tune, wanted)
+    if any(wanted(f"fitted {each}") for each in calls):
+        chosen += fitted_methods(pipeline, calls, 2 if args.quick else 8, args.seed + 5000)
+    if args.quick:
         chosen = [method for method in chosen if "modules" not in method.name]
-    return chosen
+    return [methods.exact(STEPS), *(method for method in chosen if wanted(method.name))]
+
+
+def fitted_methods(
+    pipeline: FlashPortraitPipeline, calls: tuple[int, ...], clips: int, seed: int
+) -> list[methods.Method]:
+    """Predictions fitted to the model, on people and performances that the table doesn't use."""
+    sigmas = fit_prediction.schedule(pipeline, STEPS)
+    runs = fit_prediction.exact_runs(pipeline, fit_prediction.window_clips(pipeline, clips, seed), STEPS)
+    with torch.no_grad():
+        predictors = {each: fit(runs, sigmas, evenly_spread(each, STEPS)) for each in calls}
+    return [methods.Method(f"fitted {each}", "fitted", {"predictor": own}) for each, own in predictors.items()]
 
 
 def measure(runner: Runner, chosen: list[methods.Method], clips: list[Clip]) -> list[dict[str, Any]]:
@@ -322,9 +345,7 @@ def main(argv: list[str] | None = None) -> None:
         make_clip(pipeline, kind, frames, args.seed + index, window)
         for index, (kind, frames) in enumerate(tqdm(wanted, desc="drawing clips", file=sys.stderr))
     ]
-    tuning_clip = make_clip(pipeline, "talking", TUNING_FRAMES, args.seed - 1, window)
-    chosen = choose_methods(runner, tuning_clip, QUICK_CALLS if args.quick else CALLS, args.quick)
-    chosen = [chosen[0], *(method for method in chosen[1:] if re.search(args.only, method.name))]
+    chosen = choose_methods(runner, args)
     rows = measure(runner, chosen, clips)
     source = provenance(model_folder(args.model))
     print(", ".join(f"{name} {value}" for name, value in source.items()), f"\n{len(clips)} clips\n")

@@ -91,13 +91,17 @@ def paper_settings() -> Iterator[Method]:
         yield Method(f"tolerance {tolerance}", "error-controlled", _with(tolerance=tolerance, **options))
 
 
-def caches(calls: int, steps: int, tune: Tune) -> Iterator[Method]:
+def caches(
+    calls: int, steps: int, magnitude_ratios: list[float], tune: Tune, wanted: Callable[[str], object]
+) -> Iterator[Method]:
     """diffusers' caches and TeaCache.
 
     Args:
         calls: transformer calls wanted.
         steps: steps of the schedule.
+        magnitude_ratios: what MagCache has to know of the model.
         tune: finds the threshold at which a configuration makes that many calls.
+        wanted: whether a method of this name is; the others aren't tuned.
     """
     interval, warmup = taylorseer_setting(calls, steps)
     for order in (1, 2):
@@ -115,19 +119,12 @@ def caches(calls: int, steps: int, tune: Tune) -> Iterator[Method]:
             threshold, max_consecutive_cached=0, raw_vision_callback=_noisy_latents
         ),
         "TeaCache": TeaCacheConfig,
+        "MagCache": lambda threshold: MagCacheConfig(threshold, steps, 0.1, steps, mag_ratios=magnitude_ratios),
     }.items():
-        threshold = tune(family, configure, calls)
-        yield Method(f"{family} ~{calls}", family, cache=lambda c=configure, t=threshold: c(t))
-
-
-def mag_cache(calls: int, steps: int, ratios: list[float], tune: Tune) -> Method:
-    """MagCache with the magnitude ratios measured on this model."""
-
-    def configure(threshold: float) -> MagCacheConfig:
-        return MagCacheConfig(threshold, steps, 0.1, steps, mag_ratios=ratios)
-
-    threshold = tune("MagCache", configure, calls)
-    return Method(f"MagCache ~{calls}", "MagCache", cache=lambda: configure(threshold))
+        name = f"{family} ~{calls}"
+        if wanted(name):
+            threshold = tune(family, configure, calls)
+            yield Method(name, family, cache=lambda c=configure, t=threshold: c(t))
 
 
 def taylorseer_setting(calls: int, steps: int) -> tuple[int, int]:
