@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from flashportrait import workdir
-from flashportrait.cli import main
+from flashportrait.cli import build_parser, main
+from flashportrait.cli.work import NOT_KEPT, PATHS, start_work, stored_arguments
 from flashportrait.media.reader import VideoReader
 from flashportrait.media.writer import VideoWriter
 
@@ -72,6 +73,23 @@ def test_an_unfinished_run_is_not_dropped_by_accident(
     assert "holds an unfinished run" in capsys.readouterr().err
     assert main([*words, "--restart", "--quiet"]) == 0
     assert [path.name for path in tmp_path.glob("out*")] == ["out.mp4"]
+
+
+def test_every_argument_of_animate_survives_being_stored(
+    portrait: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["animate", portrait.name, template.name, "-o", "out.mp4", "--face-box", "1,2,3,4", "--trim", "2f:"]
+    words += ["--lora", "style.safetensors", "--head", "0.5", "--no-smooth", "--steps", "3"]
+    args = build_parser("animate").parse_args(words)
+    work = start_work(args)
+    stored = vars(stored_arguments(workdir.WorkDirectory.open(work.path), quiet=True, keep_work=False))
+    assert stored["portrait"] == portrait
+    assert stored["output"] == tmp_path / "out.mp4"
+    assert [Path(path) for path in stored["lora"]] == [tmp_path / "style.safetensors"]
+    assert tuple(stored["face_box"]) == (1, 2, 3, 4)
+    same = vars(args).keys() - {*PATHS, *NOT_KEPT, "lora", "face_box"}
+    assert {name: stored[name] for name in same} == {name: getattr(args, name) for name in same}
 
 
 def test_resume_refuses_when_an_input_has_changed(

@@ -178,7 +178,11 @@ def _load(args: argparse.Namespace, plan: Plan | None) -> FlashPortraitPipeline:
     (logging.disable_progress_bar if args.quiet else logging.enable_progress_bar)()
     apply_threads(args.threads)
     pipeline = load_pipeline(
-        args.model, device=torch_device(args.device), dtype=torch_dtype(args.dtype), plan=plan, loras=loras
+        args.model,
+        device=torch_device(args.device),
+        dtype=torch_dtype(args.dtype),
+        plan=plan,
+        loras=[(path, args.lora_strength) for path in args.lora],
     )
     pipeline.set_progress_bar_config(desc="denoise", unit=" steps", delay=PROGRESS_DELAY_SECONDS, dynamic_ncols=True)
     return pipeline
@@ -271,7 +275,8 @@ def _describe(summary: dict[str, Any]) -> str:
     lines = [
         f"{summary['output']}: {summary['frames']} frames of {width}x{height} at {rate}",
         f"{seconds['total']:.1f} s, {summary['frames'] / max(seconds['total'], 1e-9):.2f} frames per second ({stages})",
-        f"first frame after {summary['seconds_to_first_frame']:.1f} s; steps computed {summary['steps_computed']}, predicted {summary['steps_predicted']}; "
+        f"first frame after {summary['seconds_to_first_frame']:.1f} s; "
+        f"steps computed {summary['steps_computed']}, predicted {summary['steps_predicted']}; "
         f"peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB; faces missed {len(summary['missing_faces'])}",
     ]
     return "\n".join(lines)

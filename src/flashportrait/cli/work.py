@@ -72,8 +72,14 @@ def _has_windows(path: Path) -> bool:
 
 def _to_json(args: argparse.Namespace) -> dict[str, Any]:
     """All arguments that decide the result, fit for JSON."""
-    kept = {name: value for name, value in vars(args).items() if name not in NOT_KEPT}
-    kept |= {name: str(kept[name].absolute()) for name in PATHS}
+    kept = {name: _plain(value) for name, value in vars(args).items() if name not in NOT_KEPT}
     if Path(args.model).is_dir():
         kept["model"] = str(Path(args.model).absolute())
     return kept
+
+
+def _plain(value: Any) -> Any:
+    """Paths as absolute text, also inside lists."""
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
