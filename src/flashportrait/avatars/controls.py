@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flashportrait.avatars.identity import Identity
+from flashportrait.avatars.shapes import per_row
 from flashportrait.face.motion import BLENDSHAPE_NAMES, HEAD_POSE_NAMES
 
 COLUMNS = {name: column for column, name in enumerate(HEAD_POSE_NAMES + BLENDSHAPE_NAMES)}
@@ -67,60 +68,92 @@ class Controls:
 
 
 def expression_controls(identity: Identity, motion: Tensor) -> Controls:
-    """Controls of motion rows [n 57] performed by ``identity`` (n rows)."""
+    """Controls of motion rows [n 57] performed by ``identity`` (n rows).
 
-    def one(name: str) -> Tensor:
-        return motion[:, COLUMNS[name], None, None]
-
-    def pair(name: str) -> Tensor:
-        return motion[:, [COLUMNS[name + "Left"], COLUMNS[name + "Right"]], None, None]
-
-    smile, frown, stretch = pair("mouthSmile"), pair("mouthFrown"), pair("mouthStretch")
-    press, dimple, upper_up, lower_down = (pair(f"mouth{part}") for part in ("Press", "Dimple", "UpperUp", "LowerDown"))
-    pucker, funnel, jaw = one("mouthPucker"), one("mouthFunnel"), one("jawOpen")
-    roll_upper, roll_lower = one("mouthRollUpper"), one("mouthRollLower")
-    shrug_upper, shrug_lower = one("mouthShrugUpper"), one("mouthShrugLower")
-    jaw_drop = _FULL_DROP * jaw
-    gap = (jaw - one("mouthClose")).clamp_min(0)
-    jaw_aside = 0.09 * (one("jawLeft") - one("jawRight"))
-    mean = lambda value: value.mean(dim=1)  # noqa: E731
-    half_width = 1 + 0.24 * smile + 0.32 * stretch + 0.1 * dimple - 0.06 * press
-    half_width = half_width - (0.42 * pucker + 0.3 * funnel + 0.1 * jaw)[:, None]
-    lips = identity.upper_lip[:, None, None], identity.lower_lip[:, None, None]
-    # The landmarker reads 0.75 on most closed eyes.
-    blink, look_down = (pair("eyeBlink") / 0.75).clamp(max=1), pair("eyeLookDown")
+    Amounts are calibrated so that the landmarker reads from the drawing about what the row says.
+    """
+    row = _Row(motion)
+    jaw_aside = 0.09 * (row.one("jawLeft") - row.one("jawRight"))
+    smile, sneer = row.pair("mouthSmile"), row.pair("noseSneer")
     return Controls(
-        blink=(blink + 0.5 * look_down * (1 - blink)).clamp(0, 1),
-        # It reads 0.25 on relaxed eyes, and little of how far they look up.
-        squint=1.3 * (pair("eyeSquint") - 0.25).clamp_min(-0.08) + 0.4 * pair("cheekSquint"),
-        wide=pair("eyeWide"),
-        gaze_out=pair("eyeLookOut") - pair("eyeLookIn"),
-        gaze_up=(2.2 * pair("eyeLookUp")).clamp(max=1) - (1.25 * look_down).clamp(max=1) * (1 - blink),
-        brow_inner=0.15 * one("browInnerUp")[:, None] - 0.14 * pair("browDown"),
-        brow_outer=0.16 * pair("browOuterUp") - 0.09 * pair("browDown"),
-        brow_lower=mean(pair("browDown")),
-        brow_raise=torch.maximum(one("browInnerUp"), mean(pair("browOuterUp"))),
-        sneer=mean(pair("noseSneer")),
-        cheek=0.7 * smile + 0.6 * pair("cheekSquint") + 0.3 * pair("noseSneer"),
-        puff=0.14 * one("cheekPuff"),
-        jaw_drop=jaw_drop,
+        sneer=_mean(sneer),
+        cheek=0.7 * smile + 0.6 * row.pair("cheekSquint") + 0.3 * sneer,
+        puff=0.14 * row.one("cheekPuff"),
+        jaw_drop=_FULL_DROP * row.one("jawOpen"),
         jaw_aside=jaw_aside,
-        jaw_forward=0.07 * one("jawForward"),
+        jaw_forward=0.07 * row.one("jawForward"),
         smile=smile,
-        mouth_aside=0.13 * (one("mouthLeft") - one("mouthRight")) + 0.4 * jaw_aside,
-        mouth_half_width=half_width.clamp_min(0.35),
-        corner_lift=0.09 * smile - 0.10 * frown - 0.03 * stretch - 0.3 * jaw_drop[:, None] + 0.02 * dimple,
-        gap_upper=0.02 * gap + 0.075 * mean(upper_up) + 0.03 * funnel + 0.01 * mean(smile),
-        gap_lower=0.92 * _FULL_DROP * gap + 0.09 * mean(lower_down) + 0.045 * funnel - 0.02 * shrug_lower,
-        lip_upper=(
-            0.062 * lips[0] * (1 - 0.75 * roll_upper - 0.45 * mean(press) - 0.22 * mean(smile) + 0.4 * pucker)
-            + 0.02 * funnel
-            + 0.012 * shrug_upper
-        ).clamp_min(0.008),
-        lip_lower=(
-            0.078 * lips[1] * (1 - 0.75 * roll_lower - 0.45 * mean(press) - 0.18 * mean(smile) + 0.3 * pucker)
-            + 0.02 * funnel
-            + 0.012 * shrug_lower
-        ).clamp_min(0.008),
-        pout=(pucker + 0.7 * funnel + 0.2 * shrug_lower).clamp(0, 1),
+        mouth_aside=0.13 * (row.one("mouthLeft") - row.one("mouthRight")) + 0.4 * jaw_aside,
+        **_eyes_and_brows(row),
+        **_mouth_shape(row),
+        **_lips(row, identity),
     )
+
+
+class _Row:
+    """Coefficients by name."""
+
+    def __init__(self, motion: Tensor) -> None:
+        self._motion = motion
+
+    def one(self, name: str) -> Tensor:
+        """A coefficient.  [n 1 1]"""
+        return self._motion[:, COLUMNS[name], None, None]
+
+    def pair(self, name: str) -> Tensor:
+        """A coefficient of both sides.  [n 2 1 1]"""
+        return self._motion[:, [COLUMNS[name + "Left"], COLUMNS[name + "Right"]], None, None]
+
+
+def _mean(pair: Tensor) -> Tensor:
+    return pair.mean(dim=1)
+
+
+def _eyes_and_brows(row: _Row) -> dict[str, Tensor]:
+    # The landmarker reads 0.75 on most closed eyes.
+    blink, look_down = (row.pair("eyeBlink") / 0.75).clamp(max=1), row.pair("eyeLookDown")
+    brow_down, inner_up, outer_up = row.pair("browDown"), row.one("browInnerUp"), row.pair("browOuterUp")
+    return {
+        "blink": (blink + 0.5 * look_down * (1 - blink)).clamp(0, 1),
+        # It reads 0.25 on relaxed eyes, and little of how far they look up.
+        "squint": 1.3 * (row.pair("eyeSquint") - 0.25).clamp_min(-0.08) + 0.4 * row.pair("cheekSquint"),
+        "wide": row.pair("eyeWide"),
+        "gaze_out": row.pair("eyeLookOut") - row.pair("eyeLookIn"),
+        "gaze_up": (2.2 * row.pair("eyeLookUp")).clamp(max=1) - (1.25 * look_down).clamp(max=1) * (1 - blink),
+        "brow_inner": 0.15 * inner_up[:, None] - 0.14 * brow_down,
+        "brow_outer": 0.16 * outer_up - 0.09 * brow_down,
+        "brow_lower": _mean(brow_down),
+        "brow_raise": torch.maximum(inner_up, _mean(outer_up)),
+    }
+
+
+def _mouth_shape(row: _Row) -> dict[str, Tensor]:
+    """Corners, and the gap between the lips."""
+    smile, frown, stretch = row.pair("mouthSmile"), row.pair("mouthFrown"), row.pair("mouthStretch")
+    press, dimple, jaw = row.pair("mouthPress"), row.pair("mouthDimple"), row.one("jawOpen")
+    pucker, funnel = row.one("mouthPucker"), row.one("mouthFunnel")
+    gap = (jaw - row.one("mouthClose")).clamp_min(0)
+    wider = 0.24 * smile + 0.32 * stretch + 0.1 * dimple - 0.06 * press
+    narrower = 0.42 * pucker + 0.3 * funnel + 0.1 * jaw
+    dropped = 0.3 * _FULL_DROP * jaw[:, None]
+    opened_by_lips = 0.09 * _mean(row.pair("mouthLowerDown")) - 0.02 * row.one("mouthShrugLower")
+    return {
+        "mouth_half_width": (1 + wider - narrower[:, None]).clamp_min(0.35),
+        "corner_lift": 0.09 * smile - 0.10 * frown - 0.03 * stretch - dropped + 0.02 * dimple,
+        "gap_upper": 0.02 * gap + 0.075 * _mean(row.pair("mouthUpperUp")) + 0.03 * funnel + 0.01 * _mean(smile),
+        "gap_lower": 0.92 * _FULL_DROP * gap + 0.045 * funnel + opened_by_lips,
+    }
+
+
+def _lips(row: _Row, identity: Identity) -> dict[str, Tensor]:
+    """How thick the lips are, and how far they are pushed out."""
+    smile, press = _mean(row.pair("mouthSmile")), _mean(row.pair("mouthPress"))
+    pucker, funnel, shrug = row.one("mouthPucker"), row.one("mouthFunnel"), row.one("mouthShrugLower")
+    upper = 1 - 0.75 * row.one("mouthRollUpper") - 0.45 * press - 0.22 * smile + 0.4 * pucker
+    lower = 1 - 0.75 * row.one("mouthRollLower") - 0.45 * press - 0.18 * smile + 0.3 * pucker
+    pushed_up = 0.012 * row.one("mouthShrugUpper")
+    return {
+        "lip_upper": (0.062 * per_row(identity.upper_lip) * upper + 0.02 * funnel + pushed_up).clamp_min(0.008),
+        "lip_lower": (0.078 * per_row(identity.lower_lip) * lower + 0.02 * funnel + 0.012 * shrug).clamp_min(0.008),
+        "pout": (pucker + 0.7 * funnel + 0.2 * shrug).clamp(0, 1),
+    }

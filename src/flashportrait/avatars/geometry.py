@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flashportrait.avatars.controls import Controls
 from flashportrait.avatars.identity import Identity
+from flashportrait.avatars.shapes import bump, per_row, segment_distance, smoothstep
 
 CHANNELS = ("radius", "normal_x", "normal_y", "normal_z", "hair", "strand", "tone", "redness", "beard")
 """What a head map holds: the surface radius, its normal, then what is painted on it (see ``build_head_map``)."""
@@ -26,26 +27,11 @@ FACE_HEIGHT = 1.71
 """Hairline to chin of the average face, head units."""
 
 EYE = (0.385, -0.005)
+"""Middle of the subject's left eye, face coordinates."""
 MOUTH_V = -0.65
+"""Height of the line between the lips, face coordinates."""
 _SHARPNESS = 22.0
-
-
-def smoothstep(low: float | Tensor, high: float | Tensor, x: Tensor) -> Tensor:
-    """0 below ``low``, 1 above ``high``, smooth between."""
-    t = ((x - low) / (high - low)).clamp(0, 1)
-    return t * t * (3 - 2 * t)
-
-
-def bump(u: Tensor, v: Tensor, at: tuple, spread: tuple) -> Tensor:
-    """A Gaussian of height 1 at ``at``, with a spread along u and along v."""
-    return torch.exp(-0.5 * ((u - at[0]) / spread[0]) ** 2) * torch.exp(-0.5 * ((v - at[1]) / spread[1]) ** 2)
-
-
-def segment_distance(u: Tensor, v: Tensor, start: tuple, end: tuple) -> Tensor:
-    """Distance to the segment from ``start`` to ``end``."""
-    du, dv = end[0] - start[0], end[1] - start[1]
-    along = (((u - start[0]) * du + (v - start[1]) * dv) / (du * du + dv * dv)).clamp(0, 1)
-    return torch.hypot(u - start[0] - along * du, v - start[1] - along * dv)
+"""Of the seams between cranium, face and chin, per head unit."""
 
 
 def build_head_map(identity: Identity, controls: Controls, resolution: int) -> Tensor:
@@ -68,7 +54,7 @@ def build_head_map(identity: Identity, controls: Controls, resolution: int) -> T
     strand = _strand_coordinate(u, v, direction, identity)
     beard = _beard_density(u, v, identity, controls)
     radius = skull + relief + _hair_thickness(u, v, hair, strand, identity)
-    radius = radius + _col(identity.beard_length) * beard * (1 - 0.8 * bump(u, v, (0, -0.62), (0.2, 0.09)))
+    radius = radius + per_row(identity.beard_length) * beard * (1 - 0.8 * bump(u, v, (0, -0.62), (0.2, 0.09)))
     normal = _normals(direction, radius)
     tone, redness = _complexion(u, v, identity, controls)
     channels = [radius, *normal, hair, strand, tone, redness, beard]
@@ -81,14 +67,10 @@ def sample_map(head_map: Tensor, u: Tensor, v: Tensor, channels: slice) -> Tenso
     return F.grid_sample(head_map[:, channels], grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _col(value: Tensor) -> Tensor:
-    return value[:, None, None]
-
-
 def _skull_radius(direction: tuple[Tensor, Tensor, Tensor], identity: Identity, controls: Controls) -> Tensor:
     """Cranium, face and chin: the smooth maximum of three ellipsoids' radii."""
-    wide, tall, long = _col(identity.skull_width), _col(identity.skull_height), _col(identity.face_length)
-    jaw, chin = _col(identity.jaw_width), _col(identity.chin_width)
+    wide, tall, long = per_row(identity.skull_width), per_row(identity.skull_height), per_row(identity.face_length)
+    jaw, chin = per_row(identity.jaw_width), per_row(identity.chin_width)
     drop, aside, forward = controls.jaw_drop, controls.jaw_aside, controls.jaw_forward
     zero = torch.zeros_like(drop)
     cranium = _ellipsoid_exit(direction, (zero, 0.28 + zero, -0.12 + zero), (0.75 * wide, 0.88 * tall, 0.99 + zero))
@@ -117,44 +99,44 @@ def _ellipsoid_exit(direction: tuple, center: tuple, axes: tuple) -> Tensor:
 def _relief(u: Tensor, v: Tensor, identity: Identity, controls: Controls) -> Tensor:
     """What brows, eyes, nose, lips, cheeks and ears add to the skull's radius."""
     side = u.abs()
-    eye_u = EYE[0] * _col(identity.eye_spacing)
-    relief = -0.085 * _col(identity.eye_depth) * bump(side, v, (eye_u - 0.03, 0.03), (0.17, 0.1))
+    eye_u = EYE[0] * per_row(identity.eye_spacing)
+    relief = -0.085 * per_row(identity.eye_depth) * bump(side, v, (eye_u - 0.03, 0.03), (0.17, 0.1))
     relief = relief + 0.10 * bump(side, v, (eye_u, -0.01), (0.115, 0.08))
     relief = relief + 0.035 * bump(side, v, (0.34, 0.21), (0.26, 0.07))
-    relief = relief + 0.035 * _col(identity.cheekbones) * bump(side, v, (0.64, -0.22), (0.2, 0.13))
-    hollow = _col(identity.cheek_fullness) - 0.03 * _col(identity.age) + controls.puff
+    relief = relief + 0.035 * per_row(identity.cheekbones) * bump(side, v, (0.64, -0.22), (0.2, 0.13))
+    hollow = per_row(identity.cheek_fullness) - 0.03 * per_row(identity.age) + controls.puff
     relief = relief + hollow * bump(side, v, (0.56, -0.6), (0.2, 0.17))
     relief = relief + 0.065 * controls.side(u, controls.cheek) * bump(side, v, (0.43, -0.32), (0.14, 0.1))
     relief = relief + _nose(u, v, identity, controls) + _muzzle(u, v, identity, controls)
     fold = segment_distance(side, v, (0.2, -0.38), (0.39, -0.72))
-    depth = 0.012 + 0.014 * _col(identity.age) + 0.03 * controls.side(u, controls.smile)
+    depth = 0.012 + 0.014 * per_row(identity.age) + 0.03 * controls.side(u, controls.smile)
     relief = relief - depth * torch.exp(-0.5 * (fold / 0.045) ** 2)
     ear = _ear_distance(u, v, identity)
-    bare = 1 - _col(identity.hair_sides)
+    bare = 1 - per_row(identity.hair_sides)
     return relief + bare * (0.13 * smoothstep(1.05, 0.6, ear) - 0.04 * smoothstep(0.6, 0.2, ear))
 
 
 def _ear_distance(u: Tensor, v: Tensor, identity: Identity) -> Tensor:
     """0 in the middle of an ear, 1 at its edge."""
-    size = _col(identity.ear_size)
+    size = per_row(identity.ear_size)
     return torch.hypot((u.abs() - 1.46 - 0.25 * (v + 0.2)) / (0.15 * size), (v + 0.22) / (0.27 * size))
 
 
 def _nose(u: Tensor, v: Tensor, identity: Identity, controls: Controls) -> Tensor:
     side = u.abs()
-    v = v / _col(identity.nose_length) + 0.02 * controls.sneer
+    v = v / per_row(identity.nose_length) + 0.02 * controls.sneer
     rise = ((0.1 - v) / 0.46).clamp(0, 1)
     under = torch.sigmoid((v + 0.43) / 0.028)
-    wide = _col(identity.nose_width)
+    wide = per_row(identity.nose_width)
     ridge = torch.exp(-0.5 * (u / (0.06 + 0.035 * wide * rise)) ** 2) * under
-    height = 0.045 * _col(identity.nose_bridge) * smoothstep(0.16, 0.02, v) + 0.25 * rise**1.3
+    height = 0.045 * per_row(identity.nose_bridge) * smoothstep(0.16, 0.02, v) + 0.25 * rise**1.3
     ala = bump(side, v, (0.1 * wide + 0.012 * controls.sneer, -0.405), (0.045 + 0.01 * wide, 0.04))
-    return _col(identity.nose_projection) * (height * ridge + 0.075 * ala)
+    return per_row(identity.nose_projection) * (height * ridge + 0.075 * ala)
 
 
 def _muzzle(u: Tensor, v: Tensor, identity: Identity, controls: Controls) -> Tensor:
     """Lips and chin."""
-    mouth = MOUTH_V + _col(identity.mouth_height)
+    mouth = MOUTH_V + per_row(identity.mouth_height)
     pout = controls.pout
     spread = 0.15 - 0.05 * pout
     lower = mouth - controls.gap_lower
@@ -162,8 +144,8 @@ def _muzzle(u: Tensor, v: Tensor, identity: Identity, controls: Controls) -> Ten
     relief = relief + (0.035 + 0.07 * pout) * bump(u, v, (controls.mouth_aside, mouth + 0.045), (spread, 0.04))
     relief = relief + (0.045 + 0.07 * pout) * bump(u, v, (controls.mouth_aside, lower - 0.05), (spread, 0.042))
     relief = relief - 0.035 * bump(u, v, (controls.jaw_aside, lower - 0.14), (0.17, 0.035))
-    chin = (controls.jaw_aside, -0.87 * _col(identity.face_length) - controls.jaw_drop * 0.55)
-    return relief + 0.05 * _col(identity.chin_depth) * bump(u, v, chin, (0.15 * _col(identity.chin_width), 0.09))
+    chin = (controls.jaw_aside, -0.87 * per_row(identity.face_length) - controls.jaw_drop * 0.55)
+    return relief + 0.05 * per_row(identity.chin_depth) * bump(u, v, chin, (0.15 * per_row(identity.chin_width), 0.09))
 
 
 def _hair_distance(u: Tensor, v: Tensor, direction: tuple, identity: Identity) -> Tensor:
@@ -171,16 +153,16 @@ def _hair_distance(u: Tensor, v: Tensor, direction: tuple, identity: Identity) -
     azimuth = torch.atan2(u, direction[2] * torch.sqrt(u * u + v * v).clamp_min(1e-3) / _sine(direction[2])).abs()
     front = smoothstep(1.25, 0.55, azimuth)
     behind = smoothstep(1.66, 1.98, azimuth)
-    beside = 0.02 - 0.6 * _col(identity.hair_sides) * smoothstep(1.1, 1.4, azimuth)
-    line = beside + (_col(identity.hairline) - beside) * front
-    line = line + (-0.42 - 0.4 * _col(identity.hair_sides) - line) * behind
-    recession = _col(identity.hair_recession) * bump(azimuth, v, (0.5, 0.7), (0.2, 10.0))
-    part = (u - 0.5 * _col(identity.hair_part)) * torch.sign(_col(identity.hair_part))
-    fringe = _col(identity.hair_fringe) * smoothstep(1.0, 0.5, azimuth) * (0.65 + 0.35 * torch.tanh(-4 * part))
+    beside = 0.02 - 0.6 * per_row(identity.hair_sides) * smoothstep(1.1, 1.4, azimuth)
+    line = beside + (per_row(identity.hairline) - beside) * front
+    line = line + (-0.42 - 0.4 * per_row(identity.hair_sides) - line) * behind
+    recession = per_row(identity.hair_recession) * bump(azimuth, v, (0.5, 0.7), (0.2, 10.0))
+    part = (u - 0.5 * per_row(identity.hair_part)) * torch.sign(per_row(identity.hair_part))
+    fringe = per_row(identity.hair_fringe) * smoothstep(1.0, 0.5, azimuth) * (0.65 + 0.35 * torch.tanh(-4 * part))
     phase = identity.phase
-    waves = torch.sin(9 * u + _col(phase[:, 0])) * 0.5 + torch.sin(23 * u + _col(phase[:, 1])) * 0.3
-    hair = direction[1] - line - recession + fringe + 0.025 * (0.5 + _col(identity.hair_curl)) * waves * front
-    return hair - (1 - _col(identity.hair_sides)) * smoothstep(1.25, 0.95, _ear_distance(u, v, identity))
+    waves = torch.sin(9 * u + per_row(phase[:, 0])) * 0.5 + torch.sin(23 * u + per_row(phase[:, 1])) * 0.3
+    hair = direction[1] - line - recession + fringe + 0.025 * (0.5 + per_row(identity.hair_curl)) * waves * front
+    return hair - (1 - per_row(identity.hair_sides)) * smoothstep(1.25, 0.95, _ear_distance(u, v, identity))
 
 
 def _sine(cosine: Tensor) -> Tensor:
@@ -189,40 +171,40 @@ def _sine(cosine: Tensor) -> Tensor:
 
 def _strand_coordinate(u: Tensor, v: Tensor, direction: tuple, identity: Identity) -> Tensor:
     """Runs across the strands, which fall from the parting."""
-    part = 0.4 * _col(identity.hair_part)
+    part = 0.4 * per_row(identity.hair_part)
     fall = torch.atan2(u - part, (v - 0.9).abs() * 0.6 + 0.6) + 0.25 * direction[2]
     phase = identity.phase
-    curl = _col(identity.hair_curl)
-    return fall + curl * 0.12 * torch.sin(7 * v + 5 * u + _col(phase[:, 2])) + 0.03 * torch.sin(11 * v)
+    curl = per_row(identity.hair_curl)
+    return fall + curl * 0.12 * torch.sin(7 * v + 5 * u + per_row(phase[:, 2])) + 0.03 * torch.sin(11 * v)
 
 
 def _hair_thickness(u: Tensor, v: Tensor, hair: Tensor, strand: Tensor, identity: Identity) -> Tensor:
     grown = smoothstep(-0.01, 0.22, hair)
-    locks = torch.sin(16 * strand + _col(identity.phase[:, 3])) + 0.6 * torch.sin(37 * strand)
-    bumps = _col(identity.hair_curl) * torch.sin(17 * u) * torch.sin(15 * v + 3 * u)
-    return grown * (_col(identity.hair_volume) * (1 + 0.35 * bumps) + 0.012 * locks)
+    locks = torch.sin(16 * strand + per_row(identity.phase[:, 3])) + 0.6 * torch.sin(37 * strand)
+    bumps = per_row(identity.hair_curl) * torch.sin(17 * u) * torch.sin(15 * v + 3 * u)
+    return grown * (per_row(identity.hair_volume) * (1 + 0.35 * bumps) + 0.012 * locks)
 
 
 def _beard_density(u: Tensor, v: Tensor, identity: Identity, controls: Controls) -> Tensor:
     """Stubble to full beard along the jaw, and the moustache."""
     side = u.abs()
-    mouth = MOUTH_V + _col(identity.mouth_height)
+    mouth = MOUTH_V + per_row(identity.mouth_height)
     reach = smoothstep(-0.08, 0.3, side * 0.62 - 0.54 - v) * smoothstep(1.5, 1.2, side)
     jaw = torch.maximum(reach, smoothstep(0.04, 0.14, mouth - controls.gap_lower - 0.1 - v))
     upper = mouth + controls.lip_upper + 0.075
     moustache = bump(side, v, (0.1, upper - 0.12 * side), (0.14, 0.035)) * 1.2
-    return torch.maximum(_col(identity.beard) * jaw, _col(identity.moustache) * moustache.clamp(max=1))
+    return torch.maximum(per_row(identity.beard) * jaw, per_row(identity.moustache) * moustache.clamp(max=1))
 
 
 def _complexion(u: Tensor, v: Tensor, identity: Identity, controls: Controls) -> tuple[Tensor, Tensor]:
     """Brightness factor and redness of the skin."""
-    side, age = u.abs(), _col(identity.age)
+    side, age = u.abs(), per_row(identity.age)
     smile, squint = controls.side(u, controls.smile), controls.side(u, controls.squint)
-    eye_u = EYE[0] * _col(identity.eye_spacing)
-    mouth = MOUTH_V + _col(identity.mouth_height)
+    eye_u = EYE[0] * per_row(identity.eye_spacing)
+    mouth = MOUTH_V + per_row(identity.mouth_height)
     dark = 0.14 * bump(side, v, (eye_u - 0.06, 0.05), (0.15, 0.07))
     dark = dark + 0.10 * (0.4 + age) * bump(side, v, (eye_u - 0.02, -0.11), (0.12, 0.035))
-    dark = dark + 0.22 * bump(u, v, (0.0, -0.475 * _col(identity.nose_length)), (0.09, 0.03))
+    dark = dark + 0.22 * bump(u, v, (0.0, -0.475 * per_row(identity.nose_length)), (0.09, 0.03))
     dark = dark + 0.20 * bump(u, v, (controls.jaw_aside, mouth - controls.gap_lower - 0.125), (0.13, 0.026))
     fold = segment_distance(side, v, (0.2, -0.4), (0.37, -0.7))
     dark = dark + (0.04 + 0.14 * age + 0.16 * smile) * torch.exp(-0.5 * (fold / 0.022) ** 2)
@@ -236,11 +218,11 @@ def _complexion(u: Tensor, v: Tensor, identity: Identity, controls: Controls) ->
     dark = dark + 0.16 * controls.sneer * bump(side, v, (0.09, -0.02), (0.06, 0.05))
     ear = _ear_distance(u, v, identity)
     dark = dark + 0.25 * smoothstep(0.6, 0.2, ear)
-    spots = torch.sin(31 * u + _col(identity.phase[:, 0])) * torch.sin(29 * v + _col(identity.phase[:, 1]))
-    spots = spots * torch.sin(19 * u + 23 * v + _col(identity.phase[:, 2]))
-    freckles = _col(identity.freckles) * smoothstep(0.2, 0.6, spots) * bump(side, v, (0.3, -0.25), (0.35, 0.15))
-    mottle = 0.02 * torch.sin(5 * u + _col(identity.phase[:, 3])) * torch.sin(6 * v + _col(identity.phase[:, 0]))
-    blush = _col(identity.blush) * (0.8 + 0.4 * smile)
+    spots = torch.sin(31 * u + per_row(identity.phase[:, 0])) * torch.sin(29 * v + per_row(identity.phase[:, 1]))
+    spots = spots * torch.sin(19 * u + 23 * v + per_row(identity.phase[:, 2]))
+    freckles = per_row(identity.freckles) * smoothstep(0.2, 0.6, spots) * bump(side, v, (0.3, -0.25), (0.35, 0.15))
+    mottle = 0.02 * torch.sin(5 * u + per_row(identity.phase[:, 3])) * torch.sin(6 * v + per_row(identity.phase[:, 0]))
+    blush = per_row(identity.blush) * (0.8 + 0.4 * smile)
     redness = blush * bump(side, v, (0.5, -0.3), (0.2, 0.15)) + 0.5 * blush * bump(u, v, (0, -0.36), (0.1, 0.08))
     return (1 - dark - 0.16 * freckles + mottle).clamp(0.3, 1.1), (redness + 0.25 * smoothstep(1.1, 0.9, ear)).clamp(
         0, 1

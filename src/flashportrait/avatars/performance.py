@@ -44,7 +44,7 @@ def sample_performance(
     """A performance of ``frames`` frames at ``rate`` frames a second.  [t 57]
 
     kind: "calm" (a listener), "talking", "large" (head to 45 degrees of yaw, 25 of pitch and roll, strong
-    expressions), "random" (every frame independent, the whole expression space) or "mixed" (one of the others).
+    expressions), "random" (every frame independent, the whole expression space) or "mixed" (one of the first three).
     The head rests at the origin, so rows are relative to where the avatar's identity puts it.
     """
     if kind not in KINDS:
@@ -53,7 +53,7 @@ def sample_performance(
         raise ValueError(f"a performance of {frames} frames: give at least 1")
     actor = _Actor(frames, rate, generator)
     if kind == "mixed":
-        kind = KINDS[actor.choice(4)]
+        kind = KINDS[actor.choice(3)]
     if kind == "random":
         return _random_rows(actor)
     actor.move_head(_HEAD_REACH[kind])

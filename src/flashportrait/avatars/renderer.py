@@ -11,10 +11,12 @@ from torch import Tensor
 from flashportrait.avatars import scene
 from flashportrait.avatars.camera import Camera, Rays, Window
 from flashportrait.avatars.controls import Controls, expression_controls
-from flashportrait.avatars.features import Paint, coverage, paint_face
-from flashportrait.avatars.geometry import CHANNELS, build_head_map, sample_map, smoothstep
+from flashportrait.avatars.features import Paint, paint_face
+from flashportrait.avatars.geometry import CHANNELS, build_head_map, sample_map
 from flashportrait.avatars.identity import Identity
+from flashportrait.avatars.patch import Patch
 from flashportrait.avatars.shading import light_hair, light_skin
+from flashportrait.avatars.shapes import coverage, over, per_row_color, smoothstep
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,12 @@ def _shade_head(
 
 def _skin(surface: dict[str, Tensor], hit: Hit, identity: Identity) -> Tensor:
     red = surface["redness"][:, None] * hit.u.new_tensor([0.02, -0.10, -0.09])[:, None, None]
-    skin = identity.skin_color[:, :, None, None] * (surface["tone"][:, None] + red)
+    skin = per_row_color(identity.skin_color) * (surface["tone"][:, None] + red)
     strokes = 0.95 + 0.05 * torch.sin(90 * hit.u + 6 * torch.sin(7 * hit.v + 5 * hit.u))
     beard = (0.85 * surface["beard"] * strokes).clamp(0, 1)
-    return torch.lerp(skin, (identity.brow_color * 0.8)[:, :, None, None], beard[:, None])
+    return over(skin, identity.brow_color * 0.8, beard)
 
 
 def _paint_window(skin: Tensor, hit: Hit, rays: Rays, face: Window, identity: Identity, controls: Controls) -> Paint:
     place = face.cut(torch.stack([hit.u, hit.v, rays.direction[:, 0], rays.direction[:, 1]], dim=1))
-    u, v, slope_u, slope_v = place.unbind(1)
-    return paint_face(face.cut(skin), u, v, (slope_u, slope_v), 1.05 * rays.pixel, identity, controls)
+    return paint_face(face.cut(skin), Patch(*place.unbind(1), pixel=1.05 * rays.pixel), identity, controls)
