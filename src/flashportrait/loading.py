@@ -50,7 +50,9 @@ def load_pipeline(
     device = default_device() if device is None else torch.device(device)
     if name_or_path in ("14b", "14b-fast"):
         return _load_14b(device, dtype or torch.bfloat16, plan, loras, fast=name_or_path == "14b-fast")
-    pipeline = FlashPortraitPipeline.from_pretrained(model_folder(name_or_path)).to(device, dtype or torch.float32)
+    # Loaded in its type rather than cast to it: norms and tables that must stay float32 then do.
+    pipeline = FlashPortraitPipeline.from_pretrained(model_folder(name_or_path), dtype=dtype or torch.float32)
+    pipeline.to(device)
     _read_loras(loras, pipeline.transformer).merge(pipeline.transformer)
     return pipeline
 
