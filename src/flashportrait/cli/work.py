@@ -53,11 +53,15 @@ def resume_command(path: Path) -> str:
 
 @contextmanager
 def kept_if_unfinished(work: WorkDirectory, console: Console, *, keep: bool) -> Iterator[WorkDirectory]:
-    """Remove `work` when the block ends well; when it doesn't, keep what progress there is and say how to go on."""
+    """Remove `work` when the block ends well; when it doesn't, keep what progress there is and say how to go on.
+
+    After an error that the user has to mend, only finished windows count as progress: other settings may be next.
+    """
     try:
         yield work
-    except BaseException:
-        if any(work.path.glob("*.safetensors")):
+    except BaseException as error:
+        motion_counts = not isinstance(error, UserError)
+        if _has_windows(work.path) or (motion_counts and work.motion() is not None):
             console.note(f"progress is kept; to go on: {resume_command(work.path)}")
         else:
             work.remove()
