@@ -230,7 +230,7 @@ def landmarker():
 
 
 def test_the_landmarker_reads_what_was_drawn(landmarker):
-    count = 40
+    count = 28
     identity = bare_faced(count, 11)
     motion = sample_performance(count, kind="random", generator=seeded(12))
     frames = render(identity, motion, 192).frames

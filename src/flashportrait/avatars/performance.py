@@ -226,6 +226,8 @@ _BROWS: tuple[dict[str, float], ...] = (
 )
 _MOUTHS: tuple[dict[str, float], ...] = (
     {"mouthSmile": 1.0},
+    {"mouthSmile": 0.9, "mouthDimple": 0.2},
+    {"mouthSmile": 1.0, "mouthUpperUp": 0.5},
     {"mouthSmile": 1.0, "mouthUpperUp": 0.7, "eyeSquint": 0.3},
     {"mouthSmile": 0.9, "mouthUpperUp": 0.5, "jawOpen": 0.35, "mouthLowerDown": 0.2},
     {"jawOpen": 1.0},
@@ -251,10 +253,11 @@ def _random_rows(actor: _Actor) -> Tensor:
     wide = (actor.uniforms(count, 1) < 0.5).float()
     rows[:, : len(limits)] = limits * torch.lerp(near, 2 * actor.uniforms(count, len(limits)) - 1, wide)
     rows[:, _columns("eyeSquint")] = 0.25 + 0.08 * actor.normal(count, 1)
-    for shapes, chance in ((_BROWS, 0.65), (_MOUTHS, 0.75), (_VISEMES, 0.25)):
+    for shapes, chance in ((_BROWS, 0.65), (_MOUTHS, 0.85), (_VISEMES, 0.2)):
         table = torch.stack([_as_row(shape) for shape in shapes])
         chosen = table[torch.randint(len(table), (count,), generator=actor.generator)]
-        chosen = chosen * actor.uniforms(count, 1) * (actor.uniforms(count, 1) < chance)
+        # The root favours strong shapes: weak ones teach little and extremes must be seen.
+        chosen = chosen * actor.uniforms(count, 1).sqrt() * (actor.uniforms(count, 1) < chance)
         rows += chosen * _one_sided(actor.uniforms(count))
     expression = rows[:, len(limits) :]
     expression += actor.uniforms(*expression.shape) * (actor.uniforms(*expression.shape) < 0.02)
