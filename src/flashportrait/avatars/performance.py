@@ -56,6 +56,7 @@ def sample_performance(
         kind = KINDS[actor.choice(3)]
     if kind == "random":
         return _random_rows(actor)
+    actor.hold_mood()
     actor.move_head(_HEAD_REACH[kind])
     actor.look_about(reach=0.9 if kind == "large" else 0.5)
     actor.make_faces(strength=1.0 if kind == "large" else 0.55, every_seconds=1.2 if kind == "large" else 2.5)
@@ -112,6 +113,15 @@ class _Actor:
         rise = _ease((self.seconds - start) / attack)
         return rise * (1 - _ease((self.seconds - start - attack - hold) / release))
 
+    def hold_mood(self) -> None:
+        """What stays through a clip: a smile, raised or lowered brows, half-lowered lids."""
+        for face, chance, low, high in _MOODS:
+            if self.uniform() < chance:
+                self._act(face, self.uniform(low, high) + 0.06 * self.smooth_noise(1.5))
+        self.add("eyeBlink", self.uniform(0, 0.16))
+        self.add("eyeLookDown", self.uniform(0, 0.25))
+        self.add("eyeSquint", 0.25 + 0.05 * self.smooth_noise(0.8))
+
     def move_head(self, reach: float) -> None:
         """Head held for a while, then turned to another pose; small sway all the time."""
         for name, limit in _POSE_LIMITS.items():
@@ -147,7 +157,6 @@ class _Actor:
             self._act(_FACES[self.choice(len(_FACES))], strength * self.uniform(0.35, 1.0) * envelope)
             start += every_seconds * self.uniform(0.4, 1.6)
         self.add("browInnerUp", 0.05 * self.smooth_noise(0.5).clamp_min(0))
-        self.add("eyeSquint", 0.25 + 0.05 * self.smooth_noise(0.8))
 
     def _act(self, face: dict[str, float], track: Tensor) -> None:
         lean = self.uniform(0, 1)
@@ -160,7 +169,7 @@ class _Actor:
     def speak(self) -> None:
         """Phrases of syllables, 3 to 5 a second: a closure or narrowing, then a vowel."""
         time = self.uniform(-0.5, 0.4)
-        effort = self.uniform(0.6, 1.1)
+        effort = self.uniform(0.7, 1.4)
         phrase_end = time + self.uniform(1, 4)
         while time < self.frames / self.rate:
             if time > phrase_end:
@@ -196,6 +205,15 @@ class _Actor:
             # A lid that falls takes the gaze down with it, as people's do and as the landmarker reads them.
             self._rows[:, COLUMNS["eyeLookDown" + name]] += 0.6 * closed[:, side]
 
+
+_MOODS: tuple[tuple[dict[str, float], float, float, float], ...] = (
+    ({"mouthSmile": 1.0, "mouthUpperUp": 0.5, "eyeSquint": 0.2}, 0.15, 0.3, 0.9),
+    ({"mouthSmile": 1.0, "mouthDimple": 0.1}, 0.15, 0.1, 0.6),
+    ({"browInnerUp": 1.0, "browOuterUp": 1.0}, 0.25, 0.1, 0.8),
+    ({"browDown": 1.0}, 0.15, 0.1, 0.6),
+    ({"jawOpen": 1.0}, 0.08, 0.05, 0.2),
+)
+"""What a performer may keep up for a whole clip: coefficients, its chance, its least and greatest strength."""
 
 # Faces that people make: coefficients at full strength, names without a side meaning both.
 _FACES: tuple[dict[str, float], ...] = (
