@@ -232,7 +232,8 @@ def encode_scenes(scenes: Scenes, vae: TinyVideoAutoencoder, batch: int = 16) ->
 
 def _encode(scenes: Scenes, vae: TinyVideoAutoencoder) -> LatentScenes:
     def encode(pictures: Tensor) -> Tensor:
-        return vae.encode(pictures.to(vae.device), parallel=True).half().cpu()
+        with torch.autocast(device_type=vae.device.type, dtype=torch.bfloat16):
+            return vae.encode(pictures.to(vae.device), parallel=True).half().cpu()
 
     later = rearrange(scenes.weight[:, 1:].float(), "n (f r) c h w -> n f r c h w", r=TEMPORAL_RATIO).mean(dim=2)
     return LatentScenes(

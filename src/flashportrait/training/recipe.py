@@ -90,8 +90,7 @@ def encode(folder: Path, device: str = "cpu") -> None:
         if path.name.startswith(HELD_OUT):
             target = folder / "latents_held_out" / path.name
         if not target.exists():
-            with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
-                encode_scenes(Scenes.load(path), vae).save(target)
+            encode_scenes(Scenes.load(path), vae).save(target)
             logger.info("encoded %s", path.name)
 
 
