@@ -234,7 +234,8 @@ def _write(
     reader: VideoReader | None,
     portrait: Image.Image,
 ) -> tuple[int, int]:
-    """Write the frames as they come; returns the (width, height) of what was written."""
+    """Write and measure the frames as they come; returns the (width, height) of what was written."""
+    from flashportrait.evaluation.report import QualityMonitor
     from flashportrait.media.writer import VideoWriter
 
     if reader is not None and reader.info.frames != len(video):
@@ -242,7 +243,9 @@ def _write(
         sum(1 for _ in reader)
     audio = None if reader is None or args.no_audio else reader.audio
     times = None if reader is None else reader.times
-    frames = _compared(video, reader, portrait) if args.compare else iter(video)
+    frames = QualityMonitor(video).watch()
+    if args.compare:
+        frames = _compared(frames, reader, portrait)
     with VideoWriter(output, video.rate, times=times, audio=audio, model=Path(args.model).name) as writer:
         with console.bar(len(video), "frames") as bar:
             for frame in frames:
@@ -251,7 +254,7 @@ def _write(
         return writer.size
 
 
-def _compared(video: PortraitVideo, reader: VideoReader | None, portrait: Image.Image) -> Iterator[np.ndarray]:
+def _compared(frames: Iterator[np.ndarray], reader: VideoReader | None, portrait: Image.Image) -> Iterator[np.ndarray]:
     """Each frame beside the portrait and, where there is one, the driver's."""
     import numpy as np
 
@@ -259,13 +262,15 @@ def _compared(video: PortraitVideo, reader: VideoReader | None, portrait: Image.
 
     still = np.asarray(portrait)
     drivers = iter(reader) if reader is not None else iter(())
-    for frame in video:
+    for frame in frames:
         driver = next(drivers, None)
         row = [still, frame] if driver is None else [still, driver, frame]
         yield side_by_side(row, frame.shape[0])
 
 
 def _describe(summary: dict[str, Any]) -> str:
+    from flashportrait.evaluation.report import quality_lines
+
     seconds = summary["seconds"]
     stages = ", ".join(f"{stage} {duration:.1f} s" for stage, duration in seconds.items() if stage != "total")
     width, height = summary["size"]
@@ -278,5 +283,6 @@ def _describe(summary: dict[str, Any]) -> str:
         f"first frame after {summary['seconds_to_first_frame']:.1f} s; "
         f"steps computed {summary['steps_computed']}, predicted {summary['steps_predicted']}; "
         f"peak memory {summary['peak_memory_bytes'] / 2**30:.2f} GiB; faces missed {len(summary['missing_faces'])}",
+        *quality_lines(summary["quality"]),
     ]
     return "\n".join(lines)
