@@ -264,6 +264,13 @@ def test_photo_set_reads_photos_with_their_rows(photo_folder: Path):
     torch.testing.assert_close(bright_spot(photos[1].image), photos[1].landmarks[NOSE_TIP, :2], atol=1.0, rtol=0)
 
 
+def test_nobody_is_both_trained_on_and_judged_by(photo_folder: Path):
+    most, few = PhotoSet(photo_folder).split(one_in=2)
+    assert (most.names, few.names) == (["0002.jpg"], ["0000.jpg"])
+    assert most[0].row[COLUMNS["yaw"]] == pytest.approx(-0.2, abs=0.01)
+    assert few[0].row[COLUMNS["yaw"]] == pytest.approx(0.1, abs=0.01)
+
+
 def test_sampling_is_repeatable_and_keeps_landmarks_on_the_picture(photo_folder: Path):
     photos = PhotoSet(photo_folder)
     first, second = (photos.sample(torch.Generator().manual_seed(5)) for _ in range(2))

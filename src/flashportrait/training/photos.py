@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from dataclasses import dataclass
@@ -105,6 +106,18 @@ class PhotoSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def split(self, one_in: int = 16) -> tuple[PhotoSet, PhotoSet]:
+        """(the most, one in ``one_in``): people to train on, and people to judge by, the same in every run."""
+        held_out = [index for index in range(len(self)) if index % one_in == 0]
+        return self._subset([index for index in range(len(self)) if index % one_in]), self._subset(held_out)
+
+    def _subset(self, indices: list[int]) -> PhotoSet:
+        part = copy.copy(self)
+        part.names = [self.names[index] for index in indices]
+        part._files = [self._files[index] for index in indices]
+        part.landmarks, part.rows = self.landmarks[indices], self.rows[indices]
+        return part
 
     def __getitem__(self, index: int) -> Photo:
         with Image.open(io.BytesIO(self._files[index])) as picture:

@@ -49,7 +49,7 @@ class Recipe:
     shard: int = 64
     """Scenes a file."""
     scenes: int = 8192
-    """Scenes to draw in all; a third are avatars where there are photographs, otherwise all."""
+    """Scenes to draw in all, as many from each source: the avatars, and each folder of photographs."""
     batch: int = 16
     """Scenes a step of the transformer."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -59,18 +59,24 @@ class Recipe:
 
 
 def draw(folder: Path, recipe: Recipe, photos: list[Path], seed: int = 0) -> None:
-    """Draws what is missing of ``recipe.scenes`` scenes and one held-out shard a source; safe to run again."""
-    sources: dict[str, SceneSource] = {"avatars": AvatarScenes()}
-    sources |= {f"photos-{path.name}": PhotoScenes(PhotoSet(path)) for path in photos}
-    shards = -(-recipe.scenes // (recipe.shard * len(sources)))
-    for index in range(-1, shards):
-        for name, source in sources.items():
-            label = f"{HELD_OUT}-{name}" if index < 0 else f"{name}-{index:04d}"
-            path = folder / "scenes" / f"{label}.safetensors"
-            if not path.exists():
-                generator = torch.Generator().manual_seed(seed + zlib.crc32(label.encode()))
-                source.scenes(recipe.shard, recipe.clip_frames, recipe.size, generator).save(path)
-                logger.info("drew %s", path.name)
+    """Draws what is missing of ``recipe.scenes`` scenes and one held-out shard a source; safe to run again.
+
+    Held-out shards show people who are in no other shard.
+    """
+    training: dict[str, SceneSource] = {"avatars": AvatarScenes()}
+    held_out = dict(training)
+    for path in photos:
+        most, few = PhotoSet(path).split()
+        training[f"photos-{path.name}"], held_out[f"photos-{path.name}"] = PhotoScenes(most), PhotoScenes(few)
+    shards = -(-recipe.scenes // (recipe.shard * len(training)))
+    labels = [(f"{HELD_OUT}-{name}", source) for name, source in held_out.items()]
+    labels += [(f"{name}-{index:04d}", source) for index in range(shards) for name, source in training.items()]
+    for label, source in labels:
+        path = folder / "scenes" / f"{label}.safetensors"
+        if not path.exists():
+            generator = torch.Generator().manual_seed(seed + zlib.crc32(label.encode()))
+            source.scenes(recipe.shard, recipe.clip_frames, recipe.size, generator).save(path)
+            logger.info("drew %s", path.name)
 
 
 def learn_autoencoder(folder: Path, recipe: Recipe, device: str = "cpu") -> TinyVideoAutoencoder:
