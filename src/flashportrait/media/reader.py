@@ -191,6 +191,8 @@ class VideoReader:
                 position = self._position(frame, stream, index)
                 index += 1
                 if position < first_position:
+                    # What a seek lands on may lack its references; only the span's own damage counts.
+                    lost = 0
                     continue
                 position = max(position, last + 1)
                 if position >= end_position:
@@ -255,14 +257,20 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
         try:
             packet = next(packets, None)
         except av.FFmpegError:
-            # The file breaks off here; what the decoder still holds is lost with it.
+            # The file breaks off here; the decoder may still hold some frames.
+            yield from _decode(stream, None)
             return
         if packet is None:
             return
-        try:
-            yield from packet.decode()
-        except av.FFmpegError:
-            yield None
+        yield from _decode(stream, packet)
+
+
+def _decode(stream: VideoStream, packet: av.Packet | None) -> Iterator[VideoFrame | None]:
+    """The frames that a packet completes (None: all that are held), or None where it would not decode."""
+    try:
+        yield from stream.codec_context.decode(packet)
+    except av.FFmpegError:
+        yield None
 
 
 def _even_frames(duration: Fraction, fps: Fraction) -> int:
