@@ -26,7 +26,7 @@ COMMANDS = {
     "train": "train the embedded model from nothing",
 }
 
-EXIT_FAILED, EXIT_INTERNAL, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 1, 2, 130, 143
+EXIT_INTERNAL, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 
 class Terminated(KeyboardInterrupt):
