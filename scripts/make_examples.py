@@ -28,7 +28,7 @@ CLIP_SIZE = 256
 PORTRAIT_SIZE = 512
 BATCH = 8
 
-CLIPS = {"driving_talking": (125, "talking", 142, 2), "driving_expressive": (125, "large", 183, 32)}
+CLIPS = {"driving_talking": (125, "talking", 164, 2), "driving_expressive": (125, "large", 221, 32)}
 """Frames, kind of performance, seed of the performance, seed of the performer."""
 DRAWN = {"drawn_1": 25, "drawn_2": 3}
 """Seed of each drawn portrait."""
