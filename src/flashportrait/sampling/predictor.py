@@ -139,7 +139,7 @@ class AdaptiveLatentPrediction:
             return float(step)
         if self.coordinate == "sigma":
             return sigma
-        inside = min(max(sigma, 1e-3), 1.0 - 1e-3)
+        inside = min(max(sigma, 1e-5), 1.0 - 1e-5)  # finite at both ends, distinct for up to thousands of steps
         return math.log((1.0 - inside) / inside)
 
     def _check_tolerance(self, tolerance: float) -> None:
