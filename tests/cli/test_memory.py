@@ -45,7 +45,7 @@ def test_the_plan_is_told_and_its_windows_are_settled(machine, capsys: pytest.Ca
     machine(12, 32)
     plan, args = planned("--model", "14b", "--size", "832")
     assert (plan.storage, plan.placement) == ("fp8", "offload")
-    assert (args.window, args.overlap) == (plan.window, plan.overlap) == (31, 18)
+    assert (args.window, args.overlap) == (plan.window, plan.overlap) == (41, 24)
     told = capsys.readouterr().err
     for part in ("Test GPU", "GB of device memory", "GB of host memory", " h"):
         assert part in told

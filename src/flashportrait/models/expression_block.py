@@ -25,10 +25,10 @@ def match_statistics(expression: Tensor, branch: Tensor) -> Tensor:
 
     Computed in float32: a mean over millions of bfloat16 values is worth nothing.
     """
-    e, x = expression.float(), branch.float()
-    std_e, mean_e = torch.std_mean(e, dim=(1, 2), keepdim=True)
-    std_x, mean_x = torch.std_mean(x, dim=(1, 2), keepdim=True)
-    return ((e - mean_e) * (std_x / (std_e + NORM_EPS)) + mean_x).to(branch.dtype)
+    # Each float32 copy is let go before the next is made: they are the most memory that a block ever holds.
+    std_e, mean_e = torch.std_mean(expression.float(), dim=(1, 2), keepdim=True)
+    std_x, mean_x = torch.std_mean(branch.float(), dim=(1, 2), keepdim=True)
+    return ((expression.float() - mean_e) * (std_x / (std_e + NORM_EPS)) + mean_x).to(branch.dtype)
 
 
 class ExpressionAttnProcessor:

@@ -39,8 +39,8 @@ TEXT_ENCODER_LAYER_BYTES = 256_384 * 4096 * BF16_BYTES
 """Its largest layer, the vocabulary."""
 IMAGE_ENCODER_BYTES, VAE_BYTES, PORTRAIT_ENCODER_BYTES = 1_264_000_000, 253_785_062, 328_927_232
 
-ACTIVATION_TENSORS = 15.2
-"""Hidden tensors of bfloat16 alive at once at the worst moment of a block, the expression block's statistics."""
+ACTIVATION_TENSORS = 12.3
+"""Hidden tensors of bfloat16 alive at once at the worst moment of a block, when queries and keys are rotated."""
 VAE_BYTES_PER_PIXEL = 10_200
 """Of the decoder's features for one latent frame, by pixel of the picture."""
 VAE_FLOPS_PER_PIXEL = 8.7e6
