@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +25,15 @@ def told(capsys: pytest.CaptureFixture[str]) -> dict:
 
 def test_help_is_fast_and_imports_neither_torch_nor_av() -> None:
     code = (
-        "import sys, flashportrait.cli as cli\n"
+        "import sys, time, flashportrait.cli as cli\n"
         "try: cli.main(['animate', '--help'])\n"
         "except SystemExit as left: assert left.code == 0\n"
         "heavy = {'torch', 'diffusers', 'av', 'numpy', 'PIL'} & set(sys.modules)\n"
-        "print(sorted(heavy), file=sys.stderr)"
+        "print(sorted(heavy), time.process_time() < 0.5, file=sys.stderr)"
     )
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "[]"
+    assert done.stderr.strip() == "[] True"
     assert "PORTRAIT" in done.stdout
-    assert time.perf_counter() - started < 0.5
 
 
 @pytest.mark.parametrize("command", COMMANDS)
