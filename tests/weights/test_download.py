@@ -142,7 +142,9 @@ def test_from_a_hub(hub: Hub, tmp_path: Path):
     assert download_model("14b", tmp_path, report=lines.append) == tmp_path
     check_complete(tmp_path)
     text = "\n".join(lines)
-    assert "licence Apache-2.0" in text
+    assert "licence Apache-2.0: " in text
+    assert re.search(r"licence none stated.*: .*pd_fpg\.pth", text)
+    assert f"FLASHPORTRAIT_CACHE={tmp_path}" in text
     assert "free" in text
     assert re.search(r"FrancisRing/FlashPortrait: 7 files, \d+\.\d kB", text)
 

@@ -119,11 +119,13 @@ def download_model(
             f"[{number}/{len(missing)}] {file.path} ({format_bytes(file.size)}) from {offline or file.part.repository}"
         )
         if offline:
-            _copy(_candidates(file.part, file.path, offline), file, folder)
+            _copy(_origin(file, offline), file, folder)
         else:
             _fetch(file, folder)
         _verify(file, folder)
     report(f"{name} is complete in {folder}")
+    if folder != cache_folder():
+        report(f"to use it from there, set FLASHPORTRAIT_CACHE={folder}")
     return folder
 
 
@@ -131,7 +133,13 @@ def _announce(name: str, files: list[RemoteFile], missing: list[RemoteFile], fol
     """Say what will be fetched and refuse if it can't fit."""
     for part in MODELS[name]:
         own = [file for file in files if file.part == part]
-        report(f"{part.repository}: {len(own)} files, {format_bytes(_total(own))}, licence {part.licence}")
+        report(f"{part.repository}: {len(own)} files, {format_bytes(_total(own))}")
+        by_licence: dict[str, list[str]] = {}
+        for file in own:
+            known = _registered(file.path)
+            by_licence.setdefault(known.licence if known else part.licence, []).append(file.path)
+        for licence, paths in by_licence.items():
+            report(f"  licence {licence}: {listing(paths)}")
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     needed = sum(_remaining(file, folder) for file in missing)
@@ -163,7 +171,8 @@ def format_bytes(count: int | None) -> str:
     return f"{count} bytes"
 
 
-def _pinned(path: str) -> Weight | None:
+def _registered(path: str) -> Weight | None:
+    """What the registry knows of a file."""
     return next((weight for weight in WEIGHTS.values() if weight.file == path), None)
 
 
@@ -187,8 +196,8 @@ def _on_hub(part: Part) -> list[RemoteFile]:
     for sibling in info.siblings or []:
         if _wanted(part, sibling.rfilename):
             stated = sibling.lfs.sha256 if sibling.lfs else None
-            pinned = _pinned(sibling.rfilename)
-            sha256 = pinned.sha256 if pinned and pinned.sha256 else stated
+            known = _registered(sibling.rfilename)
+            sha256 = known.sha256 if known and known.sha256 else stated
             files.append(RemoteFile(part, sibling.rfilename, sibling.size, sha256))
     _check_complete(part, {file.path for file in files}, part.repository)
     return files
@@ -200,15 +209,14 @@ def _in_folder(part: Part, source: Path) -> list[RemoteFile]:
         raise UserError(f"there is no folder {source} to take the model from; correct --from")
     found: dict[str, Path] = {}
     for root in _roots(part, source):
-        for path in sorted(root.rglob("*")):
-            relative = path.relative_to(root).as_posix()
-            if path.is_file() and _wanted(part, relative):
-                found.setdefault(relative, path)
+        for path in sorted(match for pattern in part.patterns for match in root.glob(pattern)):
+            if path.is_file():
+                found.setdefault(path.relative_to(root).as_posix(), path)
     _check_complete(part, found.keys(), str(source))
     files = []
     for relative, path in found.items():
-        pinned = _pinned(relative)
-        files.append(RemoteFile(part, relative, path.stat().st_size, pinned.sha256 if pinned else None))
+        known = _registered(relative)
+        files.append(RemoteFile(part, relative, path.stat().st_size, known.sha256 if known else None))
     return files
 
 
@@ -220,8 +228,8 @@ def _roots(part: Part, source: Path) -> Iterator[Path]:
             yield root
 
 
-def _candidates(part: Part, path: str, source: Path) -> Path:
-    return next(root / path for root in _roots(part, source) if (root / path).is_file())
+def _origin(file: RemoteFile, source: Path) -> Path:
+    return next(root / file.path for root in _roots(file.part, source) if (root / file.path).is_file())
 
 
 def _wanted(part: Part, path: str) -> bool:
