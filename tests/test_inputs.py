@@ -105,3 +105,21 @@ def test_controls_in_order_smooth_then_gain_then_relative():
 def test_an_unknown_kind_of_motion_is_refused():
     with pytest.raises(UserError, match="absolute or relative"):
         MotionControls(motion="sideways")
+
+
+@pytest.mark.parametrize(
+    "frame", [np.zeros((64, 64, 3)), np.zeros((64, 64), np.uint8), "frame.png", torch.zeros(3, 4, 4)]
+)
+def test_driving_frames_of_another_kind_are_refused(frame):
+    with pytest.raises(UserError, match="a driving frame is"):
+        load_motion([frame], "blendshapes", FaceChoice(), progress=False)
+
+
+def test_driving_frames_may_be_images(shared):
+    path = sorted((shared / "faces" / "examples").glob("*.*g"))[0]
+    with Image.open(path) as image:
+        small = image.convert("RGB").resize((192, 192))
+    motion = load_motion([small, np.asarray(small)], "blendshapes", FaceChoice(), progress=False)
+    assert len(motion) == 2
+    assert motion.rate == 25
+    assert np.abs(motion.values[0] - motion.values[1]).max() < 0.1

@@ -401,6 +401,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
         ({"prompt": "a man talking"}, "no text encoder"),
         ({"controls": MotionControls(motion="relative")}, "relative motion"),
         ({"size": 7}, "size"),
+        ({"callback_on_step_end_tensor_inputs": ["latents", "noise"]}, "asks for noise"),
     ],
 )
 def test_settings_that_cannot_be_honoured_are_refused(pipeline, portrait, setting, message):

@@ -22,8 +22,8 @@ from flashportrait.face.tracker import FaceTracker, choose_face, extract_motion
 from flashportrait.media.portrait import load_portrait
 from flashportrait.media.reader import VideoReader
 
-DrivingSource = str | Path | MotionFeatures | VideoReader | Iterable[np.ndarray]
-"""A video's or motion template's path, an opened video, motion rows, or frames (uint8 RGB [h w 3])."""
+DrivingSource = str | Path | MotionFeatures | VideoReader | Iterable[np.ndarray | Image.Image]
+"""A video's or motion template's path, an opened video, motion rows, or frames (uint8 RGB [h w 3], or images)."""
 
 FRAMES_RATE = Fraction(25)
 """Frames per second of a driving clip given as bare frames."""
@@ -183,11 +183,12 @@ def shape_motion(motion: MotionFeatures, controls: MotionControls, portrait_row:
 
 
 def _extract(
-    frames: VideoReader | Iterable[np.ndarray], layout: MotionLayout, choice: FaceChoice, progress: bool
+    source: VideoReader | Iterable[np.ndarray | Image.Image], layout: MotionLayout, choice: FaceChoice, progress: bool
 ) -> MotionFeatures:
     rate, total = FRAMES_RATE, None
-    if isinstance(frames, VideoReader):
-        rate, total = frames.info.rate, frames.info.frames
+    if isinstance(source, VideoReader):
+        rate, total = source.info.rate, source.info.frames
+    frames = (_to_array(frame) for frame in source)
     with _progress_bar("motion", total, progress) as advance:
         if layout == PDFGC:
             tracker, encoder = load_pdfgc(face=choice.driving, face_box=choice.driving_box)
@@ -207,6 +208,16 @@ def whole_size(size: tuple[int, int], resolution: int, multiple: int) -> tuple[i
     """Width and height with the longer side at the resolution, each rounded up to a multiple."""
     width, height = (-(-max(1, side * resolution // max(size)) // multiple) * multiple for side in size)
     return width, height
+
+
+def _to_array(frame: np.ndarray | Image.Image) -> np.ndarray:
+    """uint8 RGB [h w 3], or an error that says what came instead."""
+    if isinstance(frame, Image.Image):
+        return np.asarray(frame.convert("RGB"))
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        found = f"{frame.dtype} {list(frame.shape)}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise UserError(f"a driving frame is {found}; give images, or uint8 arrays [height width 3]")
+    return frame
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

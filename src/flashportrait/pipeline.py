@@ -8,7 +8,7 @@ latents   -> frames, as they become final
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from flashportrait.conditioning import Conditions, GuidedVelocity, reference_with_mask
+from flashportrait.errors import UserError
 from flashportrait.inputs import (
     DrivingSource,
     FaceChoice,
@@ -129,6 +130,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         stream: bool = False,
         progress: bool = True,
         callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         work: WorkDirectory | None = None,
         **sampling: Any,
     ) -> PortraitVideo:
@@ -148,6 +150,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             stream: return at once and make frames as they are asked for, rather than all of them now.
             progress: show progress bars.
             callback_on_step_end: sees, and may change, the latents after each step of each window.
+            callback_on_step_end_tensor_inputs: what it is given; there are only ``latents``.
             work: where progress is kept, so that the same call with the same folder goes on where it stopped.
             **sampling: fields of ``SamplingSettings``; the model's own defaults unless given.
 
@@ -158,6 +161,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
             UserError: an input or a setting that can't be honoured, with what to do.
         """
         settings = self.settings(speed, **sampling)
+        if unknown := sorted({*callback_on_step_end_tensor_inputs} - {*self._callback_tensor_inputs}):
+            raise UserError(f"the callback asks for {', '.join(unknown)}; it can be given latents only")
         face, report = face or FaceChoice(), RunReport()
         with report.stage("portrait"):
             framed = frame_portrait(portrait, self.framing, face, size)
@@ -313,11 +318,10 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 return noise(first, stop).to(device, torch.float32)
 
             run = denoiser(settings.schedule, velocity, self.scheduler, plan, start, on_step=on_step)
-            if work is not None:
-                yield from work.run(run, plan, prediction)
-            else:
-                yield from chain.from_iterable(run.run())
-        self.maybe_free_model_hooks()
+            try:
+                yield from work.run(run, plan, prediction) if work else chain.from_iterable(run.run())
+            finally:
+                self.maybe_free_model_hooks()
 
     def _set_steps(self, settings: SamplingSettings, device: torch.device) -> list[Step]:
         if settings.sigmas is not None:
