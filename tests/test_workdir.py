@@ -126,6 +126,17 @@ def test_damaged_files_are_seen_and_their_work_is_done_again(tmp_path, order, wh
     assert torch.equal(collect(reopen(tmp_path / "work"), order), whole(order))
 
 
+def test_damaged_states_do_not_crowd_out_new_ones(tmp_path):
+    collect(make(tmp_path / "work"), "synchronous")
+    for file in (tmp_path / "work").glob("state-*"):
+        damage(file)
+    with pytest.raises(Killed):
+        collect(reopen(tmp_path / "work"), "synchronous", kill_at=2 * len(PLAN))
+    states = sorted((tmp_path / "work").glob("state-*"))
+    assert [file.name for file in states] == ["state-00000001.safetensors", "state-00000002.safetensors"]
+    assert torch.equal(collect(reopen(tmp_path / "work"), "synchronous"), whole("synchronous"))
+
+
 def test_half_written_files_are_not_taken_for_whole_ones(tmp_path):
     work = make(tmp_path / "work")
     (tmp_path / "work" / "state-99999999.safetensors.part").write_bytes(b"half")

@@ -165,8 +165,9 @@ class WorkDirectory:
         """
         finished, rounds = self._restore(denoiser, prediction)
         for index in range(finished):
-            tensors, _ = _read(self._window_file(index))
-            yield plan[index], tensors["latents"]
+            content = _read(self._window_file(index))
+            assert content is not None, "a window that was whole a moment ago"
+            yield plan[index], content[0]["latents"]
         saved_at = time.monotonic()
         for windows in denoiser.run():
             rounds += 1
@@ -182,14 +183,13 @@ class WorkDirectory:
         """Bring the sampler to the newest state that is whole; returns its finished windows and rounds of work."""
         for file in sorted(self.path.glob("state-*.safetensors"), reverse=True):
             content = _read(file)
-            if content is None:
-                logger.warning("%s is damaged; going back to an earlier state", file)
+            needed = [] if content is None else [self._window_file(index) for index in range(content[1]["finished"])]
+            broken = [file] if content is None else [window for window in needed if _read(window) is None]
+            if broken:
+                logger.warning("%s is damaged or gone; going back to an earlier state", broken[0])
+                file.unlink()
                 continue
             tensors, plain = content
-            damaged = [index for index in range(plain["finished"]) if _read(self._window_file(index)) is None]
-            if damaged:
-                logger.warning("%s is damaged or gone; going back to an earlier state", self._window_file(damaged[0]))
-                continue
             denoiser.load_state_dict(_below("sampler.", tensors))
             if prediction is not None:
                 prediction.load_state_dict({"tensors": _below("prediction.", tensors), "plain": plain["prediction"]})
@@ -277,9 +277,10 @@ def model_digest(modules: Mapping[str, torch.nn.Module]) -> str:
     digest = hashlib.sha256()
     for name, module in modules.items():
         for key, weight in module.state_dict().items():
-            flat = weight.detach().flatten()
-            sample = flat[:: max(1, flat.numel() // 16)][:16].float().cpu()
-            digest.update(f"{name}.{key} {tuple(weight.shape)} {weight.dtype}".encode() + sample.numpy().tobytes())
+            digest.update(f"{name}.{key} {tuple(weight.shape)} {weight.dtype}".encode())
+            if not weight.is_meta:  # offloaded to where it can't be read
+                flat = weight.detach().flatten()
+                digest.update(flat[:: max(1, flat.numel() // 16)][:16].float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
