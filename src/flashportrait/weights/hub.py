@@ -80,7 +80,7 @@ WEIGHTS: dict[str, Weight] = {
         Weight(
             name="nano",
             role="embedded portrait model: transformer, portrait encoder, image encoder, video autoencoder",
-            source="trained by this project on portraits drawn by formula",
+            source="trained by this project on drawn people and warped photographs",
             licence="Apache-2.0",
             file="assets/nano",
         ),
