@@ -20,7 +20,7 @@ from flashportrait.sampling.windows import latent_frame_count
 
 RENDER_BATCH = 32
 FULL = (*[("calm", 65)] * 4, *[("talking", 65)] * 5, *[("large", 65)] * 5, *[("talking", 601), ("large", 601)])
-QUICK = (("talking", 33), ("large", 33))
+QUICK = (("talking", 17), ("large", 17))
 """(kind of performance, frames) of each clip."""
 
 
