@@ -17,6 +17,7 @@ from flashportrait.cli.options import (
     add_lora_options,
     apply_threads,
     box,
+    count,
     existing_model,
     gain,
     positive,
@@ -164,7 +165,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--text-scale", type=float, metavar="SCALE", help="guidance by text")
     group.add_argument("--emotion-scale", type=float, metavar="SCALE", help="guidance by expression")
     group.add_argument("--window", type=positive, metavar="N", help="latent frames denoised together")
-    group.add_argument("--overlap", type=positive, metavar="N", help="latent frames that neighbouring windows share")
+    group.add_argument("--overlap", type=count, metavar="N", help="latent frames that neighbouring windows share")
     group.add_argument("--schedule", choices=("synchronous", "diagonal", "causal"), help="order of work over windows")
     group.add_argument("--speed", choices=("exact", "balanced", "fast", "turbo"), help="how many steps to predict")
     group.add_argument("--predictor", metavar="SPEC", help="exactly how, as in alp:interval=5,order=3")
