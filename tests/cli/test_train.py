@@ -1,0 +1,81 @@
+"""Training from the command line: every stage at toy size, to a model that animates."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flashportrait.cli import main
+from flashportrait.cli.train import export
+from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
+from flashportrait.loading import load_pipeline
+from flashportrait.training import recipe as stages
+from flashportrait.training.autoencoder import AutoencoderConfig
+from flashportrait.training.data import LatentScenes
+from flashportrait.training.flow import FlowConfig
+from flashportrait.training.loop import LoopConfig
+from flashportrait.training.recipe import Recipe
+
+SHORT = LoopConfig(steps=2, warmup=1, log_every=1, sample_every=2, save_every=2)
+TOY = Recipe(
+    size=32,
+    clip_frames=5,
+    shard=3,
+    scenes=3,
+    batch=2,
+    autoencoder=AutoencoderConfig(encoder_channels=8, decoder_channels=(8, 8, 8), batch=2, crop=16),
+    autoencoder_loop=SHORT,
+    flow=FlowConfig(heads=1, layers=1, ffn_ratio=1, token_dim=16, compile=False),
+    flow_loop=SHORT,
+)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which all stages have run."""
+    folder = tmp_path_factory.mktemp("run")
+    stages.draw(folder, TOY, photos=[])
+    stages.learn_autoencoder(folder, TOY)
+    stages.encode(folder)
+    stages.learn_transformer(folder, TOY)
+    return folder
+
+
+def test_scenes_are_drawn_and_encoded_with_some_held_out(run_folder: Path) -> None:
+    names = sorted(path.name for path in (run_folder / "scenes").iterdir())
+    assert names == ["avatars-0000.safetensors", "held_out-avatars.safetensors"]
+    encoded = LatentScenes.load(run_folder / "latents" / "avatars-0000.safetensors")
+    assert encoded.latents.shape == (3, 2, 16, 4, 4)
+    assert [path.name for path in (run_folder / "latents").iterdir()] == ["avatars-0000.safetensors"]
+
+
+def test_drawing_again_draws_nothing(run_folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run_folder / "scenes").iterdir()}
+    stages.draw(run_folder, TOY, photos=[])
+    assert {path: path.stat().st_mtime_ns for path in (run_folder / "scenes").iterdir()} == before
+
+
+def test_the_exported_model_animates(run_folder: Path) -> None:
+    pipeline = load_pipeline(export(run_folder))
+    assert pipeline.transformer.config.num_layers == 1
+    motion = MotionFeatures(np.zeros((7, 57), np.float32), Fraction(25), BLENDSHAPES)
+    portrait = Image.open(Path(__file__).parents[2] / "examples" / "portrait_1.jpg")
+    video = pipeline(portrait, motion, num_inference_steps=2, progress=False)
+    assert len(video.frames) == 7
+    assert video.frames[0].shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing"), [("autoencoder", "scenes"), ("encode", "vae"), ("export", "transformer")]
+)
+def test_a_stage_before_its_time_says_what_is_missing(
+    stage: str, missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "nano", "--out", str(tmp_path), "--stage", stage]) == 2
+    line = capsys.readouterr().err.strip()
+    assert missing in line
+    assert "\n" not in line
