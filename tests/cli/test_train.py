@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from flashportrait.cli import main
@@ -67,6 +69,18 @@ def test_the_exported_model_animates(run_folder: Path) -> None:
     video = pipeline(portrait, motion, num_inference_steps=2, progress=False)
     assert len(video.frames) == 7
     assert video.frames[0].shape == (128, 128, 3)
+
+
+def test_a_run_may_begin_with_a_models_weights(run_folder: Path, tmp_path: Path) -> None:
+    model = export(run_folder)
+    (tmp_path / "scenes").symlink_to(run_folder / "scenes")
+    stages.take_autoencoder(tmp_path, model)
+    stages.encode(tmp_path)
+    idle = replace(TOY, flow_loop=replace(SHORT, minutes=1e-9))
+    begun = stages.learn_transformer(tmp_path, idle, start=model)
+    stored = load_pipeline(model)
+    for ours, theirs in zip(begun.transformer.parameters(), stored.transformer.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a folder of aligned portraits with landmarks.npz to animate and learn from; may be given again",
     )
+    parser.add_argument(
+        "--start-from",
+        metavar="MODEL",
+        help="nano or a model's folder: keep its autoencoder and go on from its weights",
+    )
     parser.add_argument("--scenes", type=int, metavar="N", help="scenes to draw in all")
     parser.add_argument("--minutes", type=float, metavar="M", help="bound on each training stage of this run")
     parser.add_argument("--latent-frames", type=int, metavar="F", help="train the transformer on the first F only")
@@ -56,18 +61,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run the stages asked for; each goes on where an earlier run stopped."""
     from flashportrait.training import recipe as stages
+    from flashportrait.weights.folder import model_folder
 
     logging.getLogger("flashportrait").setLevel(logging.WARNING if console.quiet else logging.INFO)
-    recipe = _recipe(args)
+    recipe, start = _recipe(args), None if args.start_from is None else model_folder(args.start_from)
     wanted = STAGES if args.stage == "all" else (args.stage,)
     if "draw" in wanted:
         stages.draw(args.out, recipe, args.photos)
-    if "autoencoder" in wanted:
+    if start is not None:
+        stages.take_autoencoder(args.out, start)
+    elif "autoencoder" in wanted:
         stages.learn_autoencoder(args.out, recipe, args.device)
     if "encode" in wanted:
         stages.encode(args.out, args.device)
     if "transformer" in wanted:
-        stages.learn_transformer(args.out, recipe, args.device)
+        stages.learn_transformer(args.out, recipe, args.device, start=start)
     if "export" in wanted:
         model = export(args.out)
         console.result({"model": str(model)}, f"{model}: use it with --model {model}")

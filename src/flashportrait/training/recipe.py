@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,13 +101,23 @@ def encode(folder: Path, device: str = "cpu") -> None:
             logger.info("encoded %s", path.name)
 
 
-def learn_transformer(folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0) -> PortraitModel:
-    """Trains the transformer, the portrait encoder and the image encoder on the encoded scenes."""
+def learn_transformer(
+    folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0, start: Path | None = None
+) -> PortraitModel:
+    """Trains the transformer, the portrait encoder and the image encoder on the encoded scenes.
+
+    ``start``: a model folder to begin with, whose autoencoder must be the one that encoded the scenes.
+    """
     _shards(folder / "latents")
     held_out = [LatentScenes.load(path)[:6] for path in sorted((folder / "latents_held_out").glob("*.safetensors"))]
     batches = shard_batches(folder / "latents", recipe.batch, torch.Generator().manual_seed(seed))
     vae, joined = load_autoencoder(folder, device), LatentScenes.join(held_out)
-    return train_flow(batches, joined, vae, folder / "transformer", recipe.flow, recipe.flow_loop, device, seed)
+    return train_flow(batches, joined, vae, folder / "transformer", recipe.flow, recipe.flow_loop, device, seed, start)
+
+
+def take_autoencoder(folder: Path, model: Path) -> None:
+    """Uses the autoencoder of a model folder in the place of training one."""
+    shutil.copytree(model / "vae", folder / "autoencoder" / "vae", dirs_exist_ok=True)
 
 
 def load_autoencoder(folder: Path, device: str = "cpu") -> TinyVideoAutoencoder:
