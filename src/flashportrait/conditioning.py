@@ -41,8 +41,9 @@ class Conditions:
         return prompts[0] is prompts[1] or torch.equal(*prompts)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditions:
-        """All conditions on a device, in the network's type."""
-        return Conditions(**{name: value.to(device, dtype) for name, value in vars(self).items()})
+        """All conditions on a device, in the network's type, but for motion: small numbers that matter, float32."""
+        moved = {name: value.to(device, dtype) for name, value in vars(self).items()}
+        return Conditions(**moved | {"motion": self.motion.to(device, torch.float32)})
 
     def padded_to(self, plan: WindowPlan) -> Conditions:
         """The same with the last motion row repeated until it fills the plan's latent frames.
@@ -153,8 +154,10 @@ class GuidedVelocity:
         if window.index not in self._expression_tokens:
             frames = window.pixel_frames
             motion = self._conditions.motion[:, frames.start : frames.stop]
-            tokens = self._portrait_encoder(motion)
-            self._expression_tokens[window.index] = self._portrait_encoder.tokens_per_latent_frame(tokens, len(frames))
+            encoder = self._portrait_encoder
+            tokens = encoder(motion.to(next(encoder.parameters(), motion).dtype))
+            tokens = encoder.tokens_per_latent_frame(tokens, len(frames))
+            self._expression_tokens[window.index] = tokens.to(self._conditions.image_embeds.dtype)
         return self._expression_tokens[window.index]
 
 

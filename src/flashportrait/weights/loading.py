@@ -104,7 +104,8 @@ def load_components(
     transformer = load_transformer(files.find("transformer_14b"), **placing)
     return {
         "transformer": transformer,
-        "portrait_encoder": PortraitEncoder.from_official(files.find("portrait_encoder_14b")).to(device, torch_dtype),
+        # Small, and run in float32 by the released code.
+        "portrait_encoder": PortraitEncoder.from_official(files.find("portrait_encoder_14b")).to(device),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=SHIFT),
         "vae": _load_tiny_vae(files, **placing) if fast else load_wan_vae(wan, **placing),
         "image_encoder": load_wan_image_encoder(wan, **placing),
