@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flashportrait.errors import UserError
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.training.data import (
     LatentScenes,
@@ -66,6 +67,12 @@ def test_shards_come_back_as_they_were(tmp_path: Path) -> None:
     batch = next(shard_batches(tmp_path, 4, torch.Generator().manual_seed(0)))
     order = batch.motion[:, 0, 0].argsort()
     assert torch.equal(batch.latents[order], scenes.latents[scenes.motion[:, 0, 0].argsort()])
+
+
+def test_a_batch_larger_than_all_scenes_is_an_error(tmp_path: Path) -> None:
+    latent_scenes(2).save(tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="2 scenes"):
+        next(shard_batches(tmp_path, 4, torch.Generator()))
 
 
 def test_the_first_latent_frames_keep_their_rows() -> None:

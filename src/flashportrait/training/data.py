@@ -21,6 +21,7 @@ from typing_extensions import Self
 from flashportrait.avatars.identity import sample_identities
 from flashportrait.avatars.performance import sample_performance
 from flashportrait.avatars.renderer import render
+from flashportrait.errors import UserError
 from flashportrait.face.motion import HEAD_POSE_NAMES
 from flashportrait.models.tiny_vae import SPATIAL_RATIO, TEMPORAL_RATIO, TinyVideoAutoencoder
 from flashportrait.training.photo_warp import animate_photo
@@ -246,12 +247,18 @@ def _encode(scenes: Scenes, vae: TinyVideoAutoencoder) -> LatentScenes:
 
 
 def shard_batches(folder: Path, batch: int, generator: torch.Generator) -> Iterator[LatentScenes]:
-    """Endless shuffled batches of all shards in ``folder``; shards that arrive later join at the next pass."""
+    """Endless shuffled batches of all shards in ``folder``; shards that arrive later join at the next pass.
+
+    Raises:
+        UserError: there are fewer scenes than one batch needs.
+    """
     known: list[Path] = []
     while True:
         paths = sorted(folder.glob("*.safetensors"))
         if paths != known:
             scenes, known = LatentScenes.join([LatentScenes.load(path) for path in paths]), paths
+            if len(scenes) < batch:
+                raise UserError(f"{folder} holds {len(scenes)} scenes, a batch is {batch}; draw more or lower --batch")
         for index in torch.randperm(len(scenes), generator=generator).split(batch):
             if len(index) == batch:
                 yield scenes[index]
