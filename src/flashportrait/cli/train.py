@@ -14,11 +14,12 @@ from flashportrait.errors import UserError
 STAGES = ("draw", "autoencoder", "encode", "transformer", "export")
 
 NANO_DEFAULTS: dict[str, Any] = {
-    "num_inference_steps": 12,
+    "num_inference_steps": 30,
+    "speed": "fast",
     "text_scale": 1.0,
     "emotion_scale": 1.0,
-    "window": 7,
-    "overlap": 2,
+    "window": 6,
+    "overlap": 3,
     "schedule": "causal",
 }
 """Sampling settings that suit the embedded model."""
