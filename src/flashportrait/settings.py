@@ -69,6 +69,8 @@ class SamplingSettings:
             raise UserError("speed and predictor both choose the steps to compute; give one of them")
         own = dict(defaults)
         own_speed, own_speeds = own.pop("speed", "exact"), own.pop("speeds", None)
+        if given.keys() & {"num_inference_steps", "sigmas"}:
+            own_speed = "exact"
         if "num_inference_steps" in given and "sigmas" not in given:
             own.pop("sigmas", None)
         if "predictor" not in given or speed is not None:
