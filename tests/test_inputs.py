@@ -17,7 +17,6 @@ from flashportrait.inputs import (
     FaceChoice,
     Framing,
     MotionControls,
-    crop_square,
     frame_portrait,
     load_motion,
     shape_motion,
@@ -45,27 +44,22 @@ def test_pixels_are_in_0_to_1():
     torch.testing.assert_close(framed.pixels[0, :, 5, 5], torch.tensor([1.0, 0.0, 0.2]))
 
 
-def test_a_square_inside_the_picture_is_cut_and_scaled():
-    picture = np.zeros((40, 60, 3), dtype=np.uint8)
-    picture[10:20, 20:30] = 200
-    square = np.asarray(crop_square(picture, left=20, top=10, side=10, resolution=32))
-    assert square.shape == (32, 32, 3)
-    assert (square[9:-9, 9:-9] == 200).all()
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.floats(-80, 80), st.floats(-80, 80), st.floats(1, 120))
-def test_squares_reaching_out_repeat_the_border(left, top, side):
-    column = np.linspace(0, 255, 40).astype(np.uint8)
-    picture = np.broadcast_to(column[:, None, None], (40, 60, 3))
-    square = np.asarray(crop_square(np.ascontiguousarray(picture), left, top, side, 16))
-    assert square.shape == (16, 16, 3)
-    assert np.ptp(square, axis=1).max() <= 1  # rows stay one colour: nothing foreign comes in from the sides
-
-
 def test_a_portrait_without_a_face_is_refused_with_the_way_on():
     with pytest.raises(UserError, match="--portrait-box"):
         frame_portrait(Image.new("RGB", (128, 128)), Framing(mode="face", resolution=64), FaceChoice())
+
+
+def test_a_drawing_is_taken_where_its_box_says():
+    drawing = np.zeros((100, 120, 3), dtype=np.uint8)
+    drawing[30:70, 40:80] = (255, 128, 0)
+    framing = Framing(mode="face", resolution=64, face_size=0.5, face_center=(0.5, 0.5))
+    framed = frame_portrait(Image.fromarray(drawing), framing, FaceChoice(portrait_box=(40, 30, 80, 70)))
+    orange = framed.pixels[0, 0] > 0.5
+    assert orange[18:46, 18:46].all()
+    assert not orange[:14].any()
+    assert not orange[:, 50:].any()
+    assert (framed.row == 0).all()
+    assert "neutral" in framed.warning
 
 
 def test_a_real_face_lands_where_the_framing_says(shared):

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import FaceLandmarker
+from flashportrait.face.crop import align_portrait
 from flashportrait.face.motion import LAYOUTS, PDFGC, MotionFeatures, MotionLayout
 from flashportrait.face.pdfgc import extract_pdfgc_motion, load_pdfgc
-from flashportrait.face.tracker import FaceTracker, choose_face, extract_motion
+from flashportrait.face.tracker import FaceTracker, extract_motion
 from flashportrait.media.portrait import load_portrait
 from flashportrait.media.reader import VideoReader
 
@@ -94,6 +95,8 @@ class FramedPortrait:
     """Its own motion row [d], where the face was looked for."""
     scaled_to: tuple[int, int] | None = None
     """Width and height that the result is scaled to, where they aren't those of ``pixels``."""
+    warning: str | None = None
+    """One line for the user, where something had to be assumed."""
 
 
 def frame_portrait(
@@ -113,30 +116,17 @@ def frame_portrait(
     if framing.mode == "whole":
         width, height = whole_size(image.size, size or framing.resolution, framing.multiple)
         return FramedPortrait(_to_tensor(image.resize((width, height), Image.Resampling.LANCZOS)))
-    pixels = np.asarray(image)
-    landmarker = FaceLandmarker()
-    face = choose_face(pixels, landmarker.detect(pixels, "all"), landmarker, choice.portrait, choice.portrait_box)
-    if face is None:
-        raise UserError(
-            "no face found in the portrait; choose a picture that shows one from the front, or say where it is with "
-            "--portrait-box X0,Y0,X1,Y1"
-        )
-    side = face.size / framing.face_size
-    left, top = (place - share * side for place, share in zip(face.center, framing.face_center, strict=True))
-    square = crop_square(pixels, left, top, side, framing.resolution)
+    crop = align_portrait(
+        image,
+        FaceLandmarker(),
+        choice.portrait,
+        choice.portrait_box,
+        framing.resolution,
+        framing.face_size,
+        framing.face_center,
+    )
     scaled_to = None if size in (None, framing.resolution) else (size, size)
-    return FramedPortrait(_to_tensor(square), face.motion_row(face.center, face.size), scaled_to)
-
-
-def crop_square(pixels: np.ndarray, left: float, top: float, side: float, resolution: int) -> Image.Image:
-    """A square of a uint8 RGB picture [h w 3], scaled to ``resolution``; the border repeats beyond the picture."""
-    height, width = pixels.shape[:2]
-    before_x, before_y = max(0, int(np.ceil(-left))), max(0, int(np.ceil(-top)))
-    after_x, after_y = max(0, int(np.ceil(left + side - width))), max(0, int(np.ceil(top + side - height)))
-    padded = np.pad(pixels, ((before_y, after_y), (before_x, after_x), (0, 0)), mode="edge")
-    left, top = left + before_x, top + before_y
-    box = (left, top, min(left + side, padded.shape[1]), min(top + side, padded.shape[0]))
-    return Image.fromarray(padded).resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+    return FramedPortrait(_to_tensor(crop.image), crop.row, scaled_to, crop.warning)
 
 
 def load_motion(

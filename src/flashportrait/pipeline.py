@@ -166,6 +166,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         face, report = face or FaceChoice(), RunReport()
         with report.stage("portrait"):
             framed = frame_portrait(portrait, self.framing, face, size)
+            report.warnings += [framed.warning] if framed.warning else []
         with report.stage("motion"):
             filmed = work.motion() if work is not None else None
             if filmed is None:
