@@ -6,15 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from flashportrait.avatars.identity import sample_identities
+from flashportrait.avatars.identity import Identity, sample_identities
 from flashportrait.avatars.performance import sample_performance
 from flashportrait.avatars.renderer import render
 from flashportrait.conditioning import Conditions
+from flashportrait.face.blendshapes import FaceLandmarker
+from flashportrait.inputs import FramedPortrait
 from flashportrait.models.streaming_vae import streaming_decoder
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.result import to_pictures
+from flashportrait.rig.photo import RIG_PIXELS
 from flashportrait.sampling.noise import FrameNoise
 from flashportrait.sampling.windows import latent_frame_count
 
@@ -54,20 +58,35 @@ def make_clip(pipeline: FlashPortraitPipeline, kind: str, frames: int, seed: int
         window: latent frames of the model's windows.
     """
     generator = torch.Generator().manual_seed(seed)
-    identity = sample_identities(1, generator)
-    at_rest = sample_performance(1, kind="calm", generator=generator)
-    at_rest[:, :3] *= 0.5
-    at_rest[:, 3:6] = 0  # the portrait's head is where the crop puts it
+    identity, framed = draw_portrait(generator, pipeline.framing.resolution)
     motion = sample_performance(frames, kind=kind, generator=generator)
-    size = pipeline.framing.resolution
-    pictures = torch.cat(
-        [render(identity, rows, size=size).frames for rows in torch.cat([at_rest, motion]).split(RENDER_BATCH)]
-    )
+    truth = [render(identity, rows, size=pipeline.framing.resolution).frames for rows in motion.split(RENDER_BATCH)]
     latent_frames = latent_frame_count(frames)
-    conditions = pipeline.encode_conditions(pictures[:1], motion.numpy(), min(window, latent_frames))
-    drawn = to_pictures(pictures)
-    noise = FrameNoise(seed, pipeline.transformer.config.out_channels, *conditions.reference_latents.shape[-2:])
-    return Clip("long" if frames >= 600 else kind, conditions, noise(0, latent_frames), drawn[1:], drawn[0])
+    conditions = pipeline.encode_conditions(framed, motion.numpy(), min(window, latent_frames))
+    noise = FrameNoise(seed, pipeline.transformer.config.out_channels, *conditions.reference.grid)
+    return Clip(
+        "long" if frames >= 600 else kind,
+        conditions,
+        noise(0, latent_frames),
+        to_pictures(torch.cat(truth)),
+        to_pictures(framed.pixels)[0],
+    )
+
+
+def draw_portrait(generator: torch.Generator, size: int) -> tuple[Identity, FramedPortrait]:
+    """Somebody in whose portrait of ``size`` pixels the landmarker finds a face, calm and near the picture's middle."""
+    landmarker = FaceLandmarker()
+    while True:
+        identity = sample_identities(1, generator)
+        row = sample_performance(1, kind="calm", generator=generator)
+        row[:, :3] *= 0.5
+        row[:, 3:6] = 0  # the portrait's head is where the crop puts it
+        large = render(identity, row, size=RIG_PIXELS * size).frames
+        faces = landmarker.detect(to_pictures(large)[0])
+        if faces:
+            landmarks = torch.from_numpy(faces[0].landmarks)
+            pixels = F.avg_pool2d(large, RIG_PIXELS)
+            return identity, FramedPortrait(pixels, row[0].numpy(), large[0], landmarks)
 
 
 @torch.no_grad()

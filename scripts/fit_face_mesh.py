@@ -1,4 +1,4 @@
-"""Refit the neutral face and expression basis in training/face_mesh.npz from folders of photos with landmarks.npz.
+"""Refit the neutral face and expression basis in rig/face_mesh.npz from folders of photos with landmarks.npz.
 
     python scripts/fit_face_mesh.py FOLDER [FOLDER ...]
 
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from flashportrait.face.blendshapes import ROW_INDICES
-from flashportrait.training import face_mesh
-from flashportrait.training.photo_warp import head_angles
+from flashportrait.rig import mesh as face_mesh
+from flashportrait.rig.photo import head_angles
 
 MAX_YAW = math.radians(20)
 """Faces turned further are left out: half of what they show is guessed."""
@@ -35,7 +35,7 @@ def main() -> None:
     frontal = head_angles(faces)[:, 0].abs() < MAX_YAW
     mesh = face_mesh.load_face_mesh()
     neutral_face, basis = face_mesh.fit_expression_basis(faces[frontal], readings[frontal], mesh)
-    path = Path(face_mesh.__file__).with_suffix(".npz")
+    path = Path(face_mesh.__file__).with_name("face_mesh.npz")
     with np.load(path) as arrays:
         kept = dict(arrays)
     kept |= {"neutral_face": neutral_face.numpy(), "expression_basis": basis.numpy().astype(np.float16)}

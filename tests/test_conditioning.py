@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from flashportrait.conditioning import Conditions, GuidedVelocity, reference_with_mask
+from flashportrait.conditioning import Conditions, GuidedVelocity
 from flashportrait.errors import UserError
 from flashportrait.models.portrait_encoder import tokens_per_latent_frame
+from flashportrait.reference import PortraitFirst
 from flashportrait.sampling.denoise import ORDERS, denoiser
 from flashportrait.sampling.guidance import Guidance
 from flashportrait.sampling.noise import FrameNoise
@@ -53,7 +54,7 @@ def conditions(rows: Tensor, window: int) -> Conditions:
         prompt_embeds=torch.zeros(1, 1, 1),
         negative_prompt_embeds=torch.zeros(1, 1, 1),
         image_embeds=torch.zeros(1, 1, 1),
-        reference_latents=torch.zeros(1, 20, window, 1, 1),
+        reference=PortraitFirst(torch.zeros(1, 20, window, 1, 1)),
         motion=rows,
     )
 
@@ -114,25 +115,12 @@ def test_motion_must_be_of_the_clips_length(frames, fits):
     assert (padded.motion[:, frames:] == given_conditions.motion[:, -1:]).all()
 
 
-def test_a_reference_shorter_than_a_window_is_refused():
-    with pytest.raises(UserError, match="needs 5"):
-        conditions(torch.zeros(1, 33, 1), 4).padded_to(WindowPlan(9, 5, 2))
-
-
 def test_prompts_come_to_one_length_with_zeros():
     short, long = torch.ones(1, 2, 3), torch.ones(1, 4, 3)
-    given_conditions = Conditions(short, long, torch.zeros(1, 1, 1), torch.zeros(1, 20, 5, 1, 1), torch.zeros(1, 33, 1))
+    reference = PortraitFirst(torch.zeros(1, 20, 5, 1, 1))
+    given_conditions = Conditions(short, long, torch.zeros(1, 1, 1), reference, torch.zeros(1, 33, 1))
     padded = given_conditions.padded_to(WindowPlan(9, 5, 2))
     assert padded.prompt_embeds.shape == padded.negative_prompt_embeds.shape
     assert padded.prompt_embeds[:, 2:].abs().sum() == 0
     assert not padded.same_prompts
     assert conditions(torch.zeros(1, 33, 1), 5).same_prompts
-
-
-def test_the_mask_marks_the_first_latent_frame():
-    portrait = torch.randn(1, 16, 3, 2, 2)
-    reference = reference_with_mask(portrait)
-    assert reference.shape == (1, 20, 3, 2, 2)
-    assert (reference[:, :4, 0] == 1).all()
-    assert (reference[:, :4, 1:] == 0).all()
-    assert torch.equal(reference[:, 4:], portrait)

@@ -22,17 +22,30 @@ ALLOWED: dict[str, set[str]] = {
     "weights": {"errors", "models"},
     "face": {"errors", "models", "weights"},
     "avatars": {"errors", "face"},
-    "flow": {"errors", "models", "weights", "face", "media", "sampling"},
-    "training": {"errors", "models", "weights", "face", "avatars", "sampling"},
-    "evaluation": {"errors", "models", "weights", "face", "media", "sampling", "avatars", "flow"},
-    "cli": {"errors", "models", "weights", "face", "media", "sampling", "avatars", "flow", "training", "evaluation"},
+    "rig": {"errors", "face"},
+    "flow": {"errors", "models", "weights", "face", "rig", "media", "sampling"},
+    "training": {"errors", "models", "weights", "face", "rig", "avatars", "sampling"},
+    "evaluation": {"errors", "models", "weights", "face", "rig", "media", "sampling", "avatars", "flow"},
+    "cli": {
+        "errors",
+        "models",
+        "weights",
+        "face",
+        "rig",
+        "media",
+        "sampling",
+        "avatars",
+        "flow",
+        "training",
+        "evaluation",
+    },
 }
 """Part -> the parts it may import. ``flow`` is the pipeline and the modules beside it."""
 
 ALLOWED_INSIDE_FUNCTIONS = {("models", "weights")}
 """``Model.from_official`` hands itself to the conversion tables: the one way up, taken only when it is called."""
 
-FLOW = {"pipeline", "conditioning", "inputs", "loading", "prompts", "result", "settings", "workdir"}
+FLOW = {"pipeline", "conditioning", "inputs", "loading", "prompts", "reference", "result", "settings", "workdir"}
 SHELLS = {"__init__", "__main__"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

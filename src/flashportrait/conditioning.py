@@ -12,6 +12,7 @@ from torch import Tensor
 from flashportrait.errors import UserError
 from flashportrait.models.portrait_encoder import PortraitEncoder
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
+from flashportrait.reference import Reference
 from flashportrait.sampling.guidance import Branch, Guidance, guided
 from flashportrait.sampling.prediction import PredictionState
 from flashportrait.sampling.solver import Step
@@ -28,9 +29,8 @@ class Conditions:
     """[b n text_dim]"""
     image_embeds: Tensor
     """[b m image_dim]"""
-    reference_latents: Tensor
-    """Mask and portrait latents of one window, [b 20 window h w]: 4 mask channels (1 on the first latent frame, else
-    0), then the latents of a clip whose first frame is the portrait and whose other frames are zero."""
+    reference: Reference
+    """Mask and portrait latents of each window."""
     motion: Tensor
     """A row for each pixel frame, [b t d]."""
 
@@ -42,8 +42,8 @@ class Conditions:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditions:
         """All conditions on a device, in the network's type, but for motion: small numbers that matter, float32."""
-        moved = {name: value.to(device, dtype) for name, value in vars(self).items()}
-        return Conditions(**moved | {"motion": self.motion.to(device, torch.float32)})
+        moved = {name: value.to(device, dtype) for name, value in vars(self).items() if name != "motion"}
+        return Conditions(**moved, motion=self.motion.to(device, torch.float32))
 
     def padded_to(self, plan: WindowPlan) -> Conditions:
         """The same with the last motion row repeated until it fills the plan's latent frames.
@@ -51,18 +51,13 @@ class Conditions:
         Prompts are brought to one length: zeros after one change nothing, the network pads it with them anyway.
 
         Raises:
-            UserError: if the motion or the reference doesn't belong to a clip of that length.
+            UserError: if the motion doesn't belong to a clip of that length.
         """
         frames = self.motion.shape[1]
         if latent_frame_count(frames) != plan.latent_frames:
             raise UserError(
                 f"motion has {frames} frames, which are {latent_frame_count(frames)} latent frames, but there are "
                 f"{plan.latent_frames}; give {pixel_frame_count(plan.latent_frames)} rows of motion"
-            )
-        longest = len(plan[0])
-        if self.reference_latents.shape[2] < longest:
-            raise UserError(
-                f"the reference has {self.reference_latents.shape[2]} latent frames; a window needs {longest}"
             )
         missing = pixel_frame_count(plan.latent_frames) - frames
         motion = torch.cat([self.motion, self.motion[:, -1:].expand(-1, missing, -1)], dim=1)
@@ -124,7 +119,7 @@ class GuidedVelocity:
         self, latents: Tensor, step: Step, window: Window, branches: tuple[Branch, ...]
     ) -> Mapping[Branch, Tensor]:
         given, copies = self._conditions, len(branches)
-        reference = given.reference_latents[:, :, : len(window)]
+        reference = given.reference(window)
         hidden_states = torch.cat([latents.to(reference), reference], dim=1)
         texts = [given.negative_prompt_embeds if branch == "none" else given.prompt_embeds for branch in branches]
         expressive = [float(branch == "full") for branch in branches]
@@ -159,10 +154,3 @@ class GuidedVelocity:
             tokens = encoder.tokens_per_latent_frame(tokens, len(frames))
             self._expression_tokens[window.index] = tokens.to(self._conditions.image_embeds.dtype)
         return self._expression_tokens[window.index]
-
-
-def reference_with_mask(portrait_latents: Tensor) -> Tensor:
-    """Latents of the portrait clip [b 16 f h w] -> with their mask before them, [b 20 f h w]."""
-    mask = torch.zeros_like(portrait_latents[:, :4])
-    mask[:, :, 0] = 1
-    return torch.cat([mask, portrait_latents], dim=1)

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import FaceLandmarker
-from flashportrait.face.crop import align_portrait
+from flashportrait.face.crop import PortraitCrop, align_portrait, crop_square
 from flashportrait.face.motion import LAYOUTS, PDFGC, MotionFeatures, MotionLayout
 from flashportrait.face.pdfgc import extract_pdfgc_motion, load_pdfgc
 from flashportrait.face.tracker import FaceTracker, extract_motion
 from flashportrait.media.portrait import load_portrait
 from flashportrait.media.reader import VideoReader
+from flashportrait.rig.mesh import average_landmarks
+from flashportrait.rig.photo import RIG_PIXELS, PhotoRig
 
 DrivingSource = str | Path | MotionFeatures | VideoReader | Iterable[np.ndarray | Image.Image]
 """A video's or motion template's path, an opened video, motion rows, or frames (uint8 RGB [h w 3], or images)."""
@@ -93,10 +95,24 @@ class FramedPortrait:
     """[1 3 h w] in [0, 1]"""
     row: np.ndarray | None = None
     """Its own motion row [d], where the face was looked for."""
+    large: Tensor | None = None
+    """The same picture in more pixels, [3 H W] in [0, 1], where the face was looked for."""
+    landmarks: Tensor | None = None
+    """The face's landmarks in the pixels of ``large``, [478 3]."""
     scaled_to: tuple[int, int] | None = None
     """Width and height that the result is scaled to, where they aren't those of ``pixels``."""
     warning: str | None = None
     """One line for the user, where something had to be assumed."""
+
+    def rig(self) -> PhotoRig:
+        """The portrait made ready to be turned.
+
+        Raises:
+            UserError: the face wasn't looked for, as the model's framing is of whole pictures.
+        """
+        if self.large is None or self.landmarks is None or self.row is None:
+            raise UserError("this model turns the portrait's head, so its framing must be 'face', not 'whole'")
+        return PhotoRig(self.large, self.landmarks, torch.from_numpy(self.row))
 
 
 def frame_portrait(
@@ -126,7 +142,18 @@ def frame_portrait(
         framing.face_center,
     )
     scaled_to = None if size in (None, framing.resolution) else (size, size)
-    return FramedPortrait(_to_tensor(crop.image), crop.row, scaled_to, crop.warning)
+    large = _to_tensor(crop_square(np.asarray(image.convert("RGB")), crop.box, RIG_PIXELS * framing.resolution))[0]
+    landmarks = _landmarks_within(crop, framing, large.shape[-1])
+    return FramedPortrait(_to_tensor(crop.image), crop.row, large, landmarks, scaled_to, crop.warning)
+
+
+def _landmarks_within(crop: PortraitCrop, framing: Framing, side: int) -> Tensor:
+    """Landmarks [478 3] in a crop scaled to ``side`` pixels; an average face's where only the face's box is known."""
+    if crop.face is None:
+        x, y = framing.face_center
+        return average_landmarks((x * side, y * side), framing.face_size * side)
+    left, top, right, _ = crop.box
+    return (torch.from_numpy(crop.face.landmarks) - torch.tensor([left, top, 0.0])) * (side / (right - left))
 
 
 def load_motion(

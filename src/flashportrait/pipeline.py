@@ -1,6 +1,7 @@
 """The flow: one portrait and one driving clip -> the portrait, moving like the driver, for as long as the driver does.
 
-portrait  -> image tokens, reference latents                                    (the same in every window)
+portrait  -> image tokens                                                       (the same in every window)
+          -> reference latents                             (of the portrait, or of it turned as the driver's head)
 driving   -> one motion row per frame -> expression tokens per latent frame     (window by window)
 noise     -> per window and step: guided velocity, computed or predicted -> blended in the overlaps -> one step
 latents   -> frames, as they become final
@@ -20,11 +21,12 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from flashportrait.conditioning import Conditions, GuidedVelocity, reference_with_mask
+from flashportrait.conditioning import Conditions, GuidedVelocity
 from flashportrait.errors import UserError
 from flashportrait.inputs import (
     DrivingSource,
     FaceChoice,
+    FramedPortrait,
     Framing,
     MotionControls,
     frame_portrait,
@@ -35,6 +37,7 @@ from flashportrait.models.clip_vision import clip_tokens
 from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.streaming_vae import encode_portrait, streaming_decoder
 from flashportrait.prompts import encode_prompt
+from flashportrait.reference import HEAD_POSE, PortraitFirst, PortraitTurned, Reference, with_mask
 from flashportrait.result import PortraitVideo, RunReport, to_pictures
 from flashportrait.sampling.denoise import denoiser
 from flashportrait.sampling.fitted import FittedPrediction
@@ -66,6 +69,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         motion_layout: the motion rows that ``portrait_encoder`` takes, by name (``face.motion.LAYOUTS``).
         defaults: values of ``SamplingSettings`` that suit this model.
         framing: how portraits are cut to the model's view, values of :class:`~flashportrait.inputs.Framing`.
+        reference: what shows the network the portrait: ``first``, the paper's, or ``turned`` (:mod:`.reference`).
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->portrait_encoder->transformer->vae"
@@ -85,6 +89,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         motion_layout: str = "blendshapes",
         defaults: dict[str, Any] | None = None,
         framing: dict[str, Any] | None = None,
+        reference: str = "first",
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -97,7 +102,9 @@ class FlashPortraitPipeline(DiffusionPipeline):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
         )
-        self.register_to_config(motion_layout=motion_layout, defaults=defaults or {}, framing=framing or {})
+        self.register_to_config(
+            motion_layout=motion_layout, defaults=defaults or {}, framing=framing or {}, reference=reference
+        )
 
     @classmethod
     def for_sampling(cls, *, transformer: Any, portrait_encoder: Any, scheduler: Any) -> FlashPortraitPipeline:
@@ -180,9 +187,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
         report.windows = len(plan)
         report.seams = [tuple(seam for seam in window.seams if seam < len(motion)) for window in plan]
         with report.stage("conditions"):
-            conditions = self.encode_conditions(framed.pixels, motion.values, len(plan[0]), prompt, negative_prompt)
-        height, width = conditions.reference_latents.shape[-2:]
-        noise_shape = (self.transformer.config.out_channels, plan.latent_frames, height, width)
+            conditions = self.encode_conditions(framed, motion.values, len(plan[0]), prompt, negative_prompt)
+        noise_shape = (self.transformer.config.out_channels, plan.latent_frames, *conditions.reference.grid)
         noise = choose_noise(noise_shape, seed, generator, latents)
         if work is not None:
             prompts = {"prompt": prompt, "negative_prompt": negative_prompt}
@@ -238,7 +244,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
             predictor=predictor,
             **sampling,
         )
-        conditions = Conditions(prompt_embeds, negative_prompt_embeds, image_embeds, reference_latents, motion)
+        reference = PortraitFirst(reference_latents)
+        conditions = Conditions(prompt_embeds, negative_prompt_embeds, image_embeds, reference, motion)
         plan = WindowPlan(noise.shape[2], window, overlap)
         parts = self._denoise(GivenNoise(noise), conditions, plan, settings, RunReport(), progress=False)
         return torch.cat([latents for _, latents in parts], dim=2)
@@ -258,11 +265,11 @@ class FlashPortraitPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def encode_conditions(
-        self, portrait: Tensor, motion: np.ndarray, window: int, prompt: str = "", negative_prompt: str = ""
+        self, framed: FramedPortrait, motion: np.ndarray, window: int, prompt: str = "", negative_prompt: str = ""
     ) -> Conditions:
-        """All that the network is told: portrait [1 3 h w] in [0, 1], motion rows [t d], a window's latent frames."""
+        """All that the network is told, from a portrait, motion rows [t d] and a window's number of latent frames."""
         device, config = self._execution_device, self.transformer.config
-        portrait = portrait.to(device)
+        portrait = framed.pixels.to(device)
         texts = [
             encode_prompt(words, self.tokenizer, self.text_encoder, length=config.text_len, width=config.text_dim)
             for words in (prompt, negative_prompt)
@@ -271,9 +278,13 @@ class FlashPortraitPipeline(DiffusionPipeline):
             image_embeds = self.image_encoder(portrait.to(self.image_encoder.dtype))
         else:
             image_embeds = clip_tokens(self.image_encoder, portrait)
-        reference = reference_with_mask(encode_portrait(self.vae, portrait, window))
-        rows = torch.from_numpy(motion)[None]
-        return Conditions(*texts, image_embeds, reference, rows).to(device, self.transformer.dtype)
+        rows = torch.from_numpy(motion)
+        reference: Reference
+        if self.config.reference == "turned":
+            reference = PortraitTurned(framed.rig(), rows[:, HEAD_POSE], self.vae, portrait.shape[-1])
+        else:
+            reference = PortraitFirst(with_mask(encode_portrait(self.vae, portrait, window)))
+        return Conditions(*texts, image_embeds, reference, rows[None]).to(device, self.transformer.dtype)
 
     @torch.no_grad()
     def _denoise(

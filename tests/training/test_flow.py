@@ -13,8 +13,6 @@ from flashportrait.training.data import (
     LatentScenes,
     Scenes,
     encode_scenes,
-    extend_reference,
-    reference_clip,
     sample_motion,
     shard_batches,
 )
@@ -35,7 +33,7 @@ def latent_scenes(count: int = 4, latent_frames: int = 2) -> LatentScenes:
     frames = 4 * (latent_frames - 1) + 1
     return LatentScenes(
         latents=torch.randn(count, latent_frames, 16, 4, 4, generator=generator).half(),
-        reference=torch.randn(count, 3, 16, 4, 4, generator=generator).half(),
+        reference=torch.randn(count, latent_frames, 16, 4, 4, generator=generator).half(),
         portrait=torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8),
         motion=torch.randn(count, frames, 57, generator=generator),
         weight=torch.ones(count, latent_frames, 1, 4, 4).half(),
@@ -44,21 +42,12 @@ def latent_scenes(count: int = 4, latent_frames: int = 2) -> LatentScenes:
 
 def test_a_latents_weight_is_its_four_frames_mean(vae: TinyVideoAutoencoder) -> None:
     weight = torch.arange(9.0).view(1, 9, 1, 1, 1).expand(1, 9, 1, 32, 32)
-    scenes = Scenes.from_pictures(torch.rand(1, 3, 32, 32), torch.rand(1, 9, 3, 32, 32), torch.zeros(1, 9, 57), weight)
+    clip = torch.rand(1, 9, 3, 32, 32)
+    scenes = Scenes.from_pictures(clip[:, 0], clip, clip, torch.zeros(1, 9, 57), weight)
     encoded = encode_scenes(scenes, vae)
     assert encoded.latents.shape == (1, 3, 16, 4, 4)
+    assert torch.equal(encoded.reference, encoded.latents)
     assert encoded.weight[0, :, 0, 0, 0].tolist() == [0.0, 2.5, 6.5]
-
-
-def test_the_reference_is_the_portrait_and_then_grey(vae: TinyVideoAutoencoder) -> None:
-    portrait = torch.rand(1, 3, 32, 32)
-    clip = reference_clip(portrait, 3)
-    assert torch.equal(clip[:, 0], portrait)
-    assert (clip[:, 1:] == 0.5).all()
-    assert clip.shape[1] == 9
-    extended = extend_reference(torch.arange(3.0).view(1, 3, 1, 1, 1), 5)
-    assert extended.flatten().tolist() == [0, 1, 2, 2, 2]
-    assert extend_reference(torch.arange(3.0).view(1, 3, 1, 1, 1), 2).flatten().tolist() == [0, 1]
 
 
 def test_shards_come_back_as_they_were(tmp_path: Path) -> None:
@@ -75,10 +64,13 @@ def test_a_batch_larger_than_all_scenes_is_an_error(tmp_path: Path) -> None:
         next(shard_batches(tmp_path, 4, torch.Generator()))
 
 
-def test_the_first_latent_frames_keep_their_rows() -> None:
-    cut = latent_scenes(latent_frames=3).first(2)
-    assert cut.latents.shape[1] == cut.weight.shape[1] == 2
-    assert cut.motion.shape[1] == 5
+def test_a_slice_has_the_rows_of_its_frames() -> None:
+    scenes = latent_scenes(latent_frames=4)
+    cut = scenes.slice(1, 2)
+    assert cut.latents.shape[1] == cut.reference.shape[1] == cut.weight.shape[1] == 2
+    assert torch.equal(cut.latents, scenes.latents[:, 1:3])
+    # The window of latent frames 1 and 2 shows pixel frame 4, then 5 to 8.
+    assert torch.equal(cut.motion, scenes.motion[:, 4:9])
 
 
 def test_keyframes_glide_between_poses() -> None:

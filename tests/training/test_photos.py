@@ -16,8 +16,8 @@ from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
 from flashportrait.face.motion import BLENDSHAPE_NAMES, HEAD_POSE_NAMES
 from flashportrait.face.pose import rotation_matrix
-from flashportrait.training.face_mesh import IRISES, load_face_mesh, mirrored_coefficients
-from flashportrait.training.photo_warp import (
+from flashportrait.rig.mesh import IRISES, load_face_mesh, mirrored_coefficients
+from flashportrait.rig.photo import (
     head_angles,
     head_pose_limits,
     limit_motion,

@@ -127,7 +127,12 @@ def export(folder: Path) -> Path:
     parts = {name: cls.from_pretrained(path).to(torch.float16) for name, (cls, path) in sources.items()}
     scheduler = FlowMatchEulerDiscreteScheduler(shift=FlowConfig().shift)
     pipeline = FlashPortraitPipeline(
-        scheduler=scheduler, motion_layout="blendshapes", defaults=NANO_DEFAULTS, framing=NANO_FRAMING, **parts
+        scheduler=scheduler,
+        motion_layout="blendshapes",
+        defaults=NANO_DEFAULTS,
+        framing=NANO_FRAMING,
+        reference="turned",
+        **parts,
     )
     pipeline.save_pretrained(folder / "model")
     return folder / "model"

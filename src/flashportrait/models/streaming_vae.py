@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from einops import rearrange
 from torch import Tensor
 
-from flashportrait.models.tiny_vae import TEMPORAL_RATIO, MemoryBlock, State, TinyVideoAutoencoder
+from flashportrait.models.tiny_vae import TEMPORAL_RATIO, State, TinyVideoAutoencoder
 
 VideoAutoencoder = AutoencoderKLWan | TinyVideoAutoencoder
 
@@ -97,8 +97,8 @@ def encode_portrait(vae: VideoAutoencoder, portrait: Tensor, latent_frames: int)
     """
     encoded_frames = latent_frames
     if isinstance(vae, TinyVideoAutoencoder):
-        # Each block of memory forgets its input after one latent frame, so under grey all latents after these are one.
-        encoded_frames = min(latent_frames, 2 + sum(isinstance(layer, MemoryBlock) for layer in vae.encoder))
+        # Under grey all latents after these are one.
+        encoded_frames = min(latent_frames, 1 + vae.encoder_memory)
     grey_frames = TEMPORAL_RATIO * (encoded_frames - 1)
     clip = F.pad(portrait[:, None], (0, 0, 0, 0, 0, 0, 0, grey_frames), value=0.5)
     latents = encode_clip(vae, clip)

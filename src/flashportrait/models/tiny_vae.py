@@ -216,6 +216,11 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             raise ValueError(f"the clip has {count} frames; 4k + 1 are needed: repeat the last frame to complete it")
         return torch.cat([frames[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1), frames], dim=1)
 
+    @property
+    def encoder_memory(self) -> int:
+        """Latent frames after which the encoder has forgotten an input."""
+        return 1 + sum(isinstance(layer, MemoryBlock) for layer in self.encoder)
+
     def encode_chunk(self, frames: Tensor, state: State) -> Tensor:
         """Aligned frames ``[b 4n 3 h w]`` -> raw-scaled latents ``[b n c h/8 w/8]``; ``state`` carries on."""
         latents = _run(self.encoder, frames, state)

@@ -18,13 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import Self
 
-from flashportrait.avatars.identity import sample_identities
+from flashportrait.avatars.identity import Identity, sample_identities
 from flashportrait.avatars.performance import sample_performance
 from flashportrait.avatars.renderer import render
 from flashportrait.errors import UserError
+from flashportrait.face.blendshapes import FaceLandmarker
 from flashportrait.face.motion import HEAD_POSE_NAMES
 from flashportrait.models.tiny_vae import SPATIAL_RATIO, TEMPORAL_RATIO, TinyVideoAutoencoder
-from flashportrait.training.photo_warp import animate_photo
+from flashportrait.rig.photo import RIG_PIXELS, PhotoRig
 from flashportrait.training.photos import PhotoSet, fit_motion
 
 PERFORMANCE_MIX = {"talking": 0.25, "mixed": 0.2, "large": 0.2, "calm": 0.05, "keyframes": 0.3}
@@ -67,16 +68,21 @@ class Scenes(TensorRecord):
     """[n 3 s s] uint8"""
     frames: Tensor
     """[n t 3 s s] uint8"""
+    reference: Tensor
+    """[n t 3 s s] uint8: the portrait with its head turned as in the frame, its expression its own"""
     motion: Tensor
     """[n t 57] float32 motion rows; head displacement and scale are relative to the portrait's"""
     weight: Tensor
     """[n t 1 s/8 s/8] float16: 1, more on the face, most on lips and eyes"""
 
     @classmethod
-    def from_pictures(cls, portrait: Tensor, frames: Tensor, motion: Tensor, weight: Tensor) -> Scenes:
+    def from_pictures(
+        cls, portrait: Tensor, frames: Tensor, reference: Tensor, motion: Tensor, weight: Tensor
+    ) -> Scenes:
         """Pictures in [0, 1] and weights ``[n t 1 s s]``."""
         pooled = F.avg_pool2d(weight.flatten(0, 1), SPATIAL_RATIO).unflatten(0, weight.shape[:2])
-        return cls(to_bytes(portrait), to_bytes(frames), motion.float().cpu(), pooled.half().cpu())
+        pictures = (to_bytes(given) for given in (portrait, frames, reference))
+        return cls(*pictures, motion.float().cpu(), pooled.half().cpu())
 
 
 def to_bytes(pictures: Tensor) -> Tensor:
@@ -114,21 +120,36 @@ def loss_weight(face: Tensor, lips: Tensor, eyes: Tensor) -> Tensor:
 
 
 class AvatarScenes:
-    """People drawn by formula: identity and expression are known exactly."""
+    """People drawn by formula: identity and expression are known exactly.
+
+    The landmarks by which references are turned are read from the drawn portrait, as in use.
+    """
 
     def __init__(self, device: str = "cpu"):
         self.device = device
+        self._landmarker = FaceLandmarker()
 
     def scenes(self, count: int, frames: int, size: int, generator: torch.Generator) -> Scenes:
         return Scenes.join([self._scene(frames, size, generator) for _ in range(count)])
 
     def _scene(self, frames: int, size: int, generator: torch.Generator) -> Scenes:
-        identity = sample_identities(1, generator, device=self.device)
+        identity, portrait, rig = self._sitter(size, generator)
         motion = sample_motion(draw_kind(generator), frames, generator)
-        rows = torch.cat([self._portrait_row(generator)[None], motion])
-        drawn = render(identity, rows.to(self.device), size=size)
+        drawn = render(identity, motion.to(self.device), size=size)
         weight = loss_weight(drawn.face_mask, drawn.lip_mask, drawn.eye_mask)
-        return Scenes.from_pictures(drawn.frames[:1], drawn.frames[None, 1:], motion[None], weight[None, 1:])
+        turned = rig.turn(motion[:, : len(HEAD_POSE_NAMES)].to(self.device), size)
+        return Scenes.from_pictures(portrait, drawn.frames[None], turned[None], motion[None], weight[None])
+
+    def _sitter(self, size: int, generator: torch.Generator) -> tuple[Identity, Tensor, PhotoRig]:
+        """Somebody in whose portrait the landmarker finds a face: identity, portrait [1 3 size size], rig."""
+        while True:
+            identity = sample_identities(1, generator, device=self.device)
+            row = self._portrait_row(generator).to(self.device)
+            image = render(identity, row[None], size=RIG_PIXELS * size).frames[0]
+            faces = self._landmarker.detect(to_bytes(image).permute(1, 2, 0).numpy())
+            if faces:
+                rig = PhotoRig(image, torch.from_numpy(faces[0].landmarks).to(self.device), row)
+                return identity, F.avg_pool2d(image[None], RIG_PIXELS), rig
 
     def _portrait_row(self, generator: torch.Generator) -> Tensor:
         """Portraits are calm, posed or caught in the middle of something; the head is where the crop put it."""
@@ -151,10 +172,12 @@ class PhotoScenes:
     def _scene(self, frames: int, size: int, generator: torch.Generator) -> Scenes:
         photo = self.photos.sample(generator)
         motion = fit_motion(photo.row, sample_motion(draw_kind(generator), frames, generator))
-        drawn = animate_photo(photo.image, photo.landmarks, photo.row, motion, size)
+        rig = PhotoRig(photo.image, photo.landmarks, photo.row)
+        drawn = rig.animate(motion, size)
+        turned = rig.turn(drawn.motion[:, : len(HEAD_POSE_NAMES)], size)
         portrait = F.interpolate(photo.image[None], (size, size), mode="bilinear", antialias=True)
         weight = loss_weight(drawn.face_mask, drawn.lip_mask, drawn.eye_mask)
-        return Scenes.from_pictures(portrait, drawn.frames[None], drawn.motion[None], weight[None])
+        return Scenes.from_pictures(portrait, drawn.frames[None], turned[None], drawn.motion[None], weight[None])
 
 
 class DrawnClips:
@@ -187,7 +210,7 @@ class LatentScenes(TensorRecord):
     latents: Tensor
     """[n f 16 h w] of the frames, float16"""
     reference: Tensor
-    """[n 3 16 h w]: the portrait followed by mid-grey frames, float16; later latent frames repeat the last"""
+    """[n f 16 h w] of the turned portrait, float16"""
     portrait: Tensor
     """[n 3 s s] uint8"""
     motion: Tensor
@@ -195,34 +218,19 @@ class LatentScenes(TensorRecord):
     weight: Tensor
     """[n f 1 h w] float16"""
 
-    def first(self, latent_frames: int | None) -> LatentScenes:
-        """The first latent frames of every scene; None keeps all."""
-        if latent_frames is None:
-            return self
-        pixel_frames = TEMPORAL_RATIO * (latent_frames - 1) + 1
+    def slice(self, first: int, count: int) -> LatentScenes:
+        """``count`` latent frames of every scene from the ``first`` on, with the rows of the pixel frames they show.
+
+        As in a window of a long clip, the first latent frame of a slice has the one row of its last pixel frame.
+        """
+        stop = first + count
         return replace(
             self,
-            latents=self.latents[:, :latent_frames],
-            motion=self.motion[:, :pixel_frames],
-            weight=self.weight[:, :latent_frames],
+            latents=self.latents[:, first:stop],
+            reference=self.reference[:, first:stop],
+            motion=self.motion[:, TEMPORAL_RATIO * first : TEMPORAL_RATIO * (stop - 1) + 1],
+            weight=self.weight[:, first:stop],
         )
-
-
-REFERENCE_FRAMES = 3
-"""Latent frames kept of a reference clip; after these grey is grey."""
-
-
-def reference_clip(portrait: Tensor, latent_frames: int) -> Tensor:
-    """``portrait [n 3 s s]`` and then mid-grey, ``[n 4(f-1)+1 3 s s]``: what the autoencoder sees as reference."""
-    grey = torch.full_like(portrait, 0.5)[:, None].expand(-1, TEMPORAL_RATIO * (latent_frames - 1), -1, -1, -1)
-    return torch.cat([portrait[:, None], grey], dim=1)
-
-
-def extend_reference(reference: Tensor, latent_frames: int) -> Tensor:
-    """``[n k c h w]`` -> ``[n latent_frames c h w]``, cut or continued with its last latent frame."""
-    missing = max(latent_frames - reference.shape[1], 0)
-    tail = reference[:, -1:].expand(-1, missing, -1, -1, -1)
-    return torch.cat([reference[:, :latent_frames], tail], dim=1)
 
 
 @torch.no_grad()
@@ -239,7 +247,7 @@ def _encode(scenes: Scenes, vae: TinyVideoAutoencoder) -> LatentScenes:
     later = rearrange(scenes.weight[:, 1:].float(), "n (f r) c h w -> n f r c h w", r=TEMPORAL_RATIO).mean(dim=2)
     return LatentScenes(
         latents=encode(scenes.frames.float() / 255),
-        reference=encode(reference_clip(scenes.portrait.float() / 255, REFERENCE_FRAMES)),
+        reference=encode(scenes.reference.float() / 255),
         portrait=scenes.portrait,
         motion=scenes.motion,
         weight=torch.cat([scenes.weight[:, :1].float(), later], dim=1).half(),

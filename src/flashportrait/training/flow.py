@@ -18,7 +18,7 @@ from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.portrait_encoder import PortraitEncoder
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
-from flashportrait.training.data import LatentScenes, extend_reference
+from flashportrait.training.data import LatentScenes
 from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
 from flashportrait.training.samples import save_sheet
 
@@ -31,6 +31,8 @@ class FlowConfig:
     """Attention heads of 64 channels; the width is 64 times as many."""
     layers: int = 8
     ffn_ratio: int = 4
+    patch_size: int = 2
+    """Rows and columns of latents that make one token."""
     token_dim: int = 256
     """Width of the expression tokens."""
     mouth_queries: int = 3
@@ -46,7 +48,7 @@ class FlowConfig:
     motion_noise: float = 0.01
     """Noise on motion rows: what an extractor reads is never exact."""
     latent_frames: int | None = None
-    """Latent frames to train on, the first of each scene; None: all. Short clips teach most of it at less cost."""
+    """Latent frames to train on, anywhere in a scene; None: all. Short clips teach most of it at less cost."""
     compile: bool = True
     """Compile the blocks: on a CPU this nearly doubles the speed."""
 
@@ -62,6 +64,7 @@ class PortraitModel(nn.Module):
         super().__init__()
         width = 64 * config.heads
         self.transformer = FlashPortraitTransformer3DModel(
+            patch_size=(1, config.patch_size, config.patch_size),
             num_attention_heads=config.heads,
             attention_head_dim=64,
             text_dim=64,
@@ -109,7 +112,7 @@ class PortraitModel(nn.Module):
         Args:
             latents: noisy, ``[b c f h w]``.
             sigma: noise level, ``[b]`` in [0, 1].
-            reference: latents of the portrait and grey frames, ``[b c f h w]``.
+            reference: latents of the turned portrait, ``[b c f h w]``.
             portrait: ``[b 3 s s]`` in [0, 1].
             motion: ``[b 4(f-1)+1 57]``.
             expression_scale: 1, or 0 for a sample without expression.
@@ -129,9 +132,11 @@ class PortraitModel(nn.Module):
 
 def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) -> dict[str, Tensor]:
     """Weighted squared error of the velocity ``noise - latents``, at noise levels shifted as in sampling."""
-    scenes = scenes.first(config.latent_frames)
+    count = config.latent_frames or scenes.latents.shape[1]
+    first = int(torch.randint(0, scenes.latents.shape[1] - count + 1, ()))
+    scenes = scenes.slice(first, count)
     clean = rearrange(scenes.latents.float(), "b f c h w -> b c f h w")
-    reference = rearrange(extend_reference(scenes.reference.float(), clean.shape[2]), "b f c h w -> b c f h w")
+    reference = rearrange(scenes.reference.float(), "b f c h w -> b c f h w")
     weight = rearrange(scenes.weight.float(), "b f c h w -> b c f h w")
     uniform = torch.rand(len(clean), device=clean.device)
     sigma = config.shift * uniform / (1 + (config.shift - 1) * uniform)
@@ -149,7 +154,7 @@ def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) ->
 def sample_latents(model: PortraitModel, scenes: LatentScenes, steps: int, shift: float, seed: int = 0) -> Tensor:
     """Euler sampling of one window per scene, ``[b f c h w]``; for watching a run, not for use."""
     latents = rearrange(scenes.latents.float(), "b f c h w -> b c f h w")
-    reference = rearrange(extend_reference(scenes.reference.float(), latents.shape[2]), "b f c h w -> b c f h w")
+    reference = rearrange(scenes.reference.float(), "b f c h w -> b c f h w")
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(latents.shape, generator=generator).to(latents.device)
     grid = torch.linspace(1, 0, steps + 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
-from flashportrait.training.face_mesh import (
+from flashportrait.rig.mesh import (
     INNER_LIPS_LOWER,
     INNER_LIPS_UPPER,
     LANDMARKS,

@@ -1,4 +1,4 @@
-"""Animates a photograph: its landmark mesh, textured by the photo, is moved by motion rows and drawn again.
+"""Moves the head in a picture: its landmark mesh, textured by the photo, is moved by motion rows and drawn again.
 
 The 478 landmarks are lifted into the head frame, displaced by the expression basis times the change of coefficients,
 turned and moved as the head pose asks (weak perspective), and drawn with a z-buffer. Rings around the face carry hair
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashportrait.training.face_mesh import (
+from flashportrait.rig.interior import SLIT_PIXELS, paint_interior
+from flashportrait.rig.mesh import (
     INNER_LIPS_LOWER,
     INNER_LIPS_UPPER,
     IRISES,
@@ -30,16 +31,17 @@ from flashportrait.training.face_mesh import (
     load_face_mesh,
     smoothstep,
 )
-from flashportrait.training.photo_interior import SLIT_PIXELS, paint_interior
-from flashportrait.training.rasterizer import barycentric_maps, rasterize
+from flashportrait.rig.rasterizer import barycentric_maps, rasterize
 
-ANGLE_LIMITS = (math.radians(25), math.radians(18), math.radians(20))
-"""Largest change of yaw, pitch and roll from the photo's own; beyond, the mesh shows sides that the photo lacks."""
+TRUE_REACH = (math.radians(25), math.radians(18), math.radians(20), 0.12, 0.12, 0.15)
+"""Largest change of each head pose column (yaw, pitch, roll, x and y in units of the face's height, log scale) from the
+photo's own at which a warp still passes for the truth; beyond, the mesh shows sides that the photo lacks."""
+GUIDE_REACH = (math.radians(33), math.radians(24), math.radians(28), 0.25, 0.25, 0.3)
+"""The same for a warp that a network is only shown, as its reference."""
 HIDDEN_SIDE_CAUTION = 0.9
 """A photo turned by an angle may turn back past its front by this much of it less: that side of it is foreshortened."""
-SHIFT_LIMIT = 0.12
-"""Largest move of the head, in units of the face's height."""
-LOG_SCALE_LIMIT = 0.15
+RIG_PIXELS = 2
+"""A picture is turned from one this much larger than the frames drawn, so that drawing anew costs no sharpness."""
 DEPTH_GAIN = 1.3
 """Correction of the landmarks' depths, calibrated so that a head turned by an angle is read as turned by it."""
 LEAST_MOVE_CM = 0.15
@@ -105,10 +107,9 @@ def head_angles(landmarks: Tensor) -> Tensor:
     return rotation_angles(_fit_head(landmarks, mesh)[1])
 
 
-def head_pose_limits(own_row: Tensor) -> tuple[Tensor, Tensor]:
+def head_pose_limits(own_row: Tensor, reach: tuple[float, ...] = TRUE_REACH) -> tuple[Tensor, Tensor]:
     """Lowest and highest head pose columns [6] that a photo with ``own_row`` [57] can be warped to."""
-    reach = own_row.new_tensor([*ANGLE_LIMITS, SHIFT_LIMIT, SHIFT_LIMIT, LOG_SCALE_LIMIT])
-    own = own_row[:6]
+    reach, own = own_row.new_tensor(reach), own_row[:6]
     hidden = HIDDEN_SIDE_CAUTION * F.pad(own[:1], (0, 5))
     return own - reach + hidden.clamp(min=0), own + reach + hidden.clamp(max=0)
 
@@ -192,20 +193,36 @@ class PhotoRig:
         motion = limit_motion(self.own_row, motion)
         offsets = self.mesh.displacement(self.own_row[6:], motion[:, 6:])
         head = self._close_openings(self.head + offsets, offsets)
-        vertices = self._pose(head, motion[:, :6])
         inner = (self.scale * head @ self.rotation.mT + self.centre)[..., :2]
-        maps_to_texture = self._texture_maps(inner, offsets)
-        corners = vertices[:, self.triangles]
-        corners = torch.cat((corners[..., :2] * (size / self.side), corners[..., 2:]), -1)
-        maps = barycentric_maps(corners[..., :2])
-        index = rasterize(corners, maps, size)
+        frames, index = self._draw(head, motion[:, :6], self._texture_maps(inner, offsets), size)
         covered = index.clamp_min(0)
-        frames = _soften_edges(self._shade(index, maps_to_texture.mT @ maps, size), self.opening[covered])
+        frames = _soften_edges(frames, self.opening[covered])
         masks = [
             (flags[covered] & (index >= 0)).unsqueeze(1).to(frames.dtype)
             for flags in (self.is_face, self.is_lip, self.is_eye)
         ]
         return WarpResult(frames, *masks, motion=motion)
+
+    def turn(self, head_pose: Tensor, size: int = 128) -> Tensor:
+        """The photo with its head posed by the first six columns of motion rows [t 6], its expression kept.
+
+        Poses beyond ``GUIDE_REACH`` are drawn there. Returns [t 3 size size] in [0, 1].
+        """
+        lowest, highest = head_pose_limits(self.own_row, GUIDE_REACH)
+        head_pose = torch.maximum(torch.minimum(head_pose, highest), lowest)
+        texture = self.rest[self.triangles, :2].expand(len(head_pose), -1, -1, -1)
+        return self._draw(self.head.expand(len(head_pose), -1, -1), head_pose, texture, size)[0]
+
+    def _draw(self, head: Tensor, head_pose: Tensor, texture: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Frames [t 3 size size] and the triangle at each pixel [t size size] of posed heads [t 478 3].
+
+        texture: atlas position of each triangle's corners [t f 3 2].
+        """
+        corners = self._pose(head, head_pose)[:, self.triangles]
+        corners = torch.cat((corners[..., :2] * (size / self.side), corners[..., 2:]), -1)
+        maps = barycentric_maps(corners[..., :2])
+        index = rasterize(corners, maps, size)
+        return self._shade(index, texture.mT @ maps, size), index
 
     def _close_openings(self, head: Tensor, offsets: Tensor) -> Tensor:
         """Heads [t 478 3] whose lids open in proportion to the photo's own and whose lips don't cross."""

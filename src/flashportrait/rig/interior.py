@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashportrait.training.face_mesh import (
+from flashportrait.rig.mesh import (
     INNER_LIPS_LOWER,
     INNER_LIPS_UPPER,
     IRISES,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flashportrait.training.rasterizer import barycentric_maps, rasterize
+from flashportrait.rig.rasterizer import barycentric_maps, rasterize
 
 
 def rasterize_slowly(corners: Tensor, size: int) -> Tensor:

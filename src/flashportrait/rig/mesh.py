@@ -131,6 +131,13 @@ def load_face_mesh() -> FaceMesh:
         )
 
 
+def average_landmarks(center: tuple[float, float], height: float) -> Tensor:
+    """Landmarks [478 3], in pixels, of the average face at rest looking into the camera, ``height`` pixels high."""
+    mesh = load_face_mesh()
+    rows = mesh.canonical_face[:MESH_LANDMARKS, 1]
+    return mesh.neutral_face * (height / (rows.amax() - rows.amin())) + torch.tensor([*center, 0.0])
+
+
 def _stem(name: str) -> str:
     """A coefficient's name without its side."""
     return name.removesuffix("Left").removesuffix("Right")

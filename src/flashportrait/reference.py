@@ -1,0 +1,121 @@
+"""What shows the network the portrait, beside the noisy latents: reference latents and their mask, by window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flashportrait.errors import UserError
+from flashportrait.models.tiny_vae import SPATIAL_RATIO, TEMPORAL_RATIO, State, TinyVideoAutoencoder
+from flashportrait.rig.photo import PhotoRig
+from flashportrait.sampling.windows import Window
+
+HEAD_POSE = slice(0, 6)
+"""Columns of a motion row that pose the head: yaw, pitch, roll, x, y, log scale."""
+
+
+class Reference(Protocol):
+    """Gives each window its mask and portrait latents."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of latents."""
+        ...
+
+    def __call__(self, window: Window) -> Tensor:
+        """[b 20 f h w] for a window of f latent frames: 4 mask channels, then 16 of the portrait."""
+        ...
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Reference:
+        """The same, answering in this type on this device."""
+        ...
+
+
+@dataclass(frozen=True)
+class PortraitFirst:
+    """The paper's: a clip whose first frame is the portrait and whose other frames are zero, the same in every window.
+
+    Every window starts from the portrait itself, and attention carries it to the other frames.
+    """
+
+    latents: Tensor
+    """Mask and portrait latents of one window, [b 20 window h w]."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.latents.shape[-2], self.latents.shape[-1]
+
+    def __call__(self, window: Window) -> Tensor:
+        if self.latents.shape[2] < len(window):
+            raise UserError(f"the reference has {self.latents.shape[2]} latent frames; a window needs {len(window)}")
+        return self.latents[:, :, : len(window)]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> PortraitFirst:
+        return PortraitFirst(self.latents.to(device, dtype))
+
+
+class PortraitTurned:
+    """The portrait in every frame, its head turned on a face mesh as the driver's, its expression its own.
+
+    For networks too small to learn from scratch how heads turn: what remains to be made is expression, what the turn
+    uncovers, and what the mesh gets wrong. The clip of turned portraits is encoded as a stream, one latent frame at a
+    time and only when a window asks. Latents before the last window asked for are dropped, so memory doesn't grow
+    with the clip, until an order of work comes back for them: from then on they are kept.
+
+    Args:
+        rig: the portrait, ready to be turned.
+        head_pose: a row for each pixel frame, [t 6]; the last one stays.
+        vae: what encodes the clip.
+        size: pixels a side.
+    """
+
+    def __init__(self, rig: PhotoRig, head_pose: Tensor, vae: TinyVideoAutoencoder, size: int):
+        self._rig, self._head_pose, self._vae, self._size = rig, head_pose, vae, size
+        self._device, self._dtype = vae.device, torch.float32
+        self._held: list[Tensor] = []
+        self._first = 0
+        self._keep = False
+        self._state: State = {}
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        side = self._size // SPATIAL_RATIO
+        return side, side
+
+    def __call__(self, window: Window) -> Tensor:
+        latents = torch.cat(self._latents(window.start, window.stop), dim=1)
+        return with_mask(latents.transpose(1, 2)).to(self._device, self._dtype)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> PortraitTurned:
+        self._device, self._dtype = device, dtype
+        return self
+
+    def _latents(self, start: int, stop: int) -> list[Tensor]:
+        """Latent frames [1 1 c h w], ``start .. stop - 1``."""
+        end = self._first + len(self._held)
+        self._keep |= start < self._first
+        if not self._first <= start <= end:
+            # The encoder forgets: begun this much earlier, it gives bit for bit what an unbroken stream gives.
+            self._first, self._held, self._state = max(0, start - self._vae.encoder_memory), [], {}
+        while self._first + len(self._held) < stop:
+            self._held.append(self._encode(self._first + len(self._held)))
+        passed = 0 if self._keep else start - self._first
+        self._held, self._first = self._held[passed:], self._first + passed
+        return self._held[start - self._first : stop - self._first]
+
+    @torch.no_grad()
+    def _encode(self, index: int) -> Tensor:
+        """Latent frame ``index``, of frames ``4 index - 3 .. 4 index``, the clip's first standing for any before it."""
+        frames = torch.arange(TEMPORAL_RATIO * (index - 1) + 1, TEMPORAL_RATIO * index + 1)
+        turned = self._rig.turn(self._head_pose[frames.clamp(0, len(self._head_pose) - 1)], self._size)
+        return self._vae.encode_chunk(turned[None].to(self._vae.device, self._vae.dtype), self._state).float()
+
+
+def with_mask(portrait_latents: Tensor) -> Tensor:
+    """Portrait latents of a window [b 16 f h w] -> [b 20 f h w], before them the mask: 1 on the first frame, else 0."""
+    mask = F.pad(torch.ones_like(portrait_latents[:, :4, :1]), (0, 0, 0, 0, 0, portrait_latents.shape[2] - 1))
+    return torch.cat([mask, portrait_latents], dim=1)
