@@ -96,7 +96,7 @@ class Runner:
         try:
             with self._cached(method):
                 start = time.perf_counter()
-                latents = pipeline.sample_latents(noise=clip.noise, **vars(clip.conditions), **sampling)
+                latents = pipeline.sample_latents(noise=clip.noise, **clip.given, **sampling)
                 return Sample(latents, time.perf_counter() - start, self._block_runs)
         finally:
             pipeline.scheduler = own_scheduler

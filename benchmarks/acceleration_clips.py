@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.result import to_pictures
 from flashportrait.rig.photo import RIG_PIXELS
 from flashportrait.sampling.noise import FrameNoise
-from flashportrait.sampling.windows import latent_frame_count
+from flashportrait.sampling.windows import WindowPlan, latent_frame_count
 
 RENDER_BATCH = 32
 FULL = (*[("calm", 65)] * 4, *[("talking", 65)] * 5, *[("large", 65)] * 5, *[("talking", 601), ("large", 601)])
@@ -41,6 +42,12 @@ class Clip:
     """The performance drawn by formula  uint8 [t s s 3]"""
     portrait: np.ndarray
     """uint8 [s s 3]"""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The conditions as arguments of ``sample_latents``."""
+        arguments = dict(vars(self.conditions))
+        return {"reference_latents": arguments.pop("reference"), **arguments}
 
     def __len__(self) -> int:
         """Frames."""
@@ -64,6 +71,9 @@ def make_clip(pipeline: FlashPortraitPipeline, kind: str, frames: int, seed: int
     latent_frames = latent_frame_count(frames)
     conditions = pipeline.encode_conditions(framed, motion.numpy(), min(window, latent_frames))
     noise = FrameNoise(seed, pipeline.transformer.config.out_channels, *conditions.reference.grid)
+    whole = WindowPlan(latent_frames, latent_frames, 0)[0]
+    for _ in range(2):  # asked for again, references are kept: no method is to pay for drawing them
+        conditions.reference(whole)
     return Clip(
         "long" if frames >= 600 else kind,
         conditions,

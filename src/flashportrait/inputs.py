@@ -116,9 +116,9 @@ class FramedPortrait:
 
 
 def frame_portrait(
-    source: str | Path | Image.Image, framing: Framing, choice: FaceChoice, size: int | None = None
+    source: str | Path | Image.Image | FramedPortrait, framing: Framing, choice: FaceChoice, size: int | None = None
 ) -> FramedPortrait:
-    """Load a portrait and cut it to the model's view.
+    """Load a portrait and cut it to the model's view; one that is cut already is taken as it is.
 
     ``size`` is the wanted longer side of the result in pixels. A model that sees whole pictures works at that size;
     one that sees faces works at its own, and the result is scaled.
@@ -128,6 +128,8 @@ def frame_portrait(
     """
     if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
         raise UserError(f"a size of {size} pixels found; give {MIN_SIZE} to {MAX_SIZE}")
+    if isinstance(source, FramedPortrait):
+        return source
     image = load_portrait(source)
     if framing.mode == "whole":
         width, height = whole_size(image.size, size or framing.resolution, framing.multiple)

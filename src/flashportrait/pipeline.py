@@ -122,7 +122,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        portrait: str | Path | Image.Image,
+        portrait: str | Path | Image.Image | FramedPortrait,
         driving: DrivingSource,
         *,
         prompt: str = "",
@@ -144,7 +144,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         """Animate ``portrait`` with the motion of ``driving``.
 
         Args:
-            portrait: a picture, or its path.
+            portrait: a picture, its path, or one already cut to the model's view.
             driving: a video's path, a motion template's path, ``MotionFeatures``, or frames (uint8 RGB [h w 3]).
             prompt, negative_prompt: in words; need a text encoder.
             size: pixels of the result's longer side; the model's own unless given.
@@ -208,7 +208,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         prompt_embeds: Tensor,
         negative_prompt_embeds: Tensor,
         image_embeds: Tensor,
-        reference_latents: Tensor,
+        reference_latents: Tensor | Reference,
         motion: Tensor,
         num_inference_steps: int = 30,
         text_scale: float = 1.0,
@@ -224,7 +224,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
             noise: [b 16 f h w].
             prompt_embeds, negative_prompt_embeds: [b n text_dim].
             image_embeds: [b m image_dim].
-            reference_latents: mask and portrait latents of one window, the same in every window, [b 20 window h w].
+            reference_latents: mask and portrait latents of one window, the same in every window, [b 20 window h w]; or
+                what gives them for each window (:mod:`.reference`).
             motion: [b t d], a row for each pixel frame: t = 4 (f - 1) + 1, or up to three fewer (the last one stays).
             num_inference_steps, text_scale, emotion_scale, window, overlap, predictor: see ``SamplingSettings``,
                 whose other fields may be given too.
@@ -244,7 +245,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             predictor=predictor,
             **sampling,
         )
-        reference = PortraitFirst(reference_latents)
+        reference = PortraitFirst(reference_latents) if isinstance(reference_latents, Tensor) else reference_latents
         conditions = Conditions(prompt_embeds, negative_prompt_embeds, image_embeds, reference, motion)
         plan = WindowPlan(noise.shape[2], window, overlap)
         parts = self._denoise(GivenNoise(noise), conditions, plan, settings, RunReport(), progress=False)
