@@ -22,10 +22,11 @@ VideoAutoencoder = AutoencoderKLWan | TinyVideoAutoencoder
 class StreamingDecoder(Protocol):
     """Decodes one clip, piece by piece; start a new one for each clip."""
 
-    def push(self, latents: Tensor) -> Tensor:
+    def push(self, latents: Tensor, reference: Tensor | None = None) -> Tensor:
         """The next latent frames [b c f h w] -> their frames [b t 3 8h 8w] in [0, 1].
 
-        ``t = 4 f``, or ``4 f - 3`` for the first piece, whose first latent frame holds a single frame.
+        ``t = 4 f``, or ``4 f - 3`` for the first piece, whose first latent frame holds a single frame. Autoencoders
+        that decode beside reference frames need those, [b 4f 3 8h 8w].
         """
         ...
 
@@ -43,12 +44,16 @@ class TinyStreamingDecoder:
         self._state: State = {}
 
     @torch.no_grad()
-    def push(self, latents: Tensor) -> Tensor:
-        """The next latent frames [b c f h w] -> their frames [b t 3 8h 8w] in [0, 1]."""
+    def push(self, latents: Tensor, reference: Tensor | None = None) -> Tensor:
+        """As in the protocol."""
         _wake(self._vae)
         first = not self._state
         pieces = rearrange(latents.to(self._vae.dtype), "b c f h w -> b f c h w").split(1, dim=1)
-        frames = torch.cat([self._vae.decode_chunk(piece, self._state).clamp(0, 1) for piece in pieces], dim=1)
+        beside = (
+            [None] * len(pieces) if reference is None else reference.to(latents.device).split(TEMPORAL_RATIO, dim=1)
+        )
+        decoded = [self._vae.decode_chunk(z, self._state, r) for z, r in zip(pieces, beside, strict=True)]
+        frames = torch.cat(decoded, dim=1).clamp(0, 1)
         return (frames[:, TEMPORAL_RATIO - 1 :] if first else frames).float()
 
 
@@ -60,8 +65,8 @@ class WanStreamingDecoder:
         self._features: list[Tensor | str | None] | None = None
 
     @torch.no_grad()
-    def push(self, latents: Tensor) -> Tensor:
-        """The next latent frames [b c f h w] -> their frames [b t 3 8h 8w] in [0, 1]."""
+    def push(self, latents: Tensor, reference: Tensor | None = None) -> Tensor:
+        """As in the protocol; this autoencoder takes no reference."""
         _wake(self._vae)
         mean, std = _statistics(self._vae, latents)
         hidden = self._vae.post_quant_conv((latents * std + mean).to(self._vae.dtype))

@@ -75,6 +75,26 @@ class TimeGrow(nn.Module):
         return rearrange(y, "b t (s c) h w -> b (t s) c h w", s=self.stride)
 
 
+class DetailBlock(nn.Module):
+    """What a reference frame adds to a decoded one: looks at both and gives a residual, zero at first."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(channels + 3, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=2, dilation=2),
+            nn.ReLU(),
+            nn.Conv2d(width, 3, 3, padding=1),
+        )
+        nn.init.zeros_(self.conv[-1].weight)
+        nn.init.zeros_(self.conv[-1].bias)
+
+    def forward(self, features: Tensor, reference: Tensor) -> Tensor:
+        """``[n c h w]`` and frames ``[n 3 h w]`` in [0, 1] -> ``[n 3 h w]``."""
+        return self.conv(torch.cat([features, reference.to(features) - 0.5], dim=1))
+
+
 class SoftClamp(nn.Module):
     """``3 tanh(z / 3)``: keeps wild latents from blowing up the decoder."""
 
@@ -147,6 +167,9 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             first frame three times, so that latent frame 0 is frame 0 alone and latent frame i holds frames
             ``4i - 3 .. 4i``, which is also what the decoder gives back; frames must then number ``4k + 1``.
         latents_mean, latents_std: per channel; latents are returned as ``(z - mean) / std``. None: as they are.
+        detail_channels: width of a block that takes detail from reference frames, pictures that resemble those to be
+            decoded, at full resolution; 0 for none, as published. What the reference shows needs no room in the
+            latents. With it, every decoding needs the references.
 
     The decoder gives four frames for each latent frame and drops the first three, so ``f`` latent frames become
     ``4 (f - 1) + 1`` frames.
@@ -163,12 +186,14 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         align: str = "end",
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
+        detail_channels: int = 0,
     ):
         super().__init__()
         if align not in ("start", "end"):
             raise ValueError(f"align is {align!r}; it must be 'start' or 'end'")
         self.encoder = _build_encoder(encoder_channels, latent_channels)
         self.decoder = _build_decoder(tuple(decoder_channels), latent_channels)
+        self.detail = DetailBlock(decoder_channels[-1], detail_channels) if detail_channels else None
 
     @classmethod
     def from_official(cls, source: Source) -> TinyVideoAutoencoder:
@@ -227,12 +252,27 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         statistics = self._statistics(latents)
         return latents if statistics is None else (latents - statistics[0]) / statistics[1]
 
-    def decode_chunk(self, latents: Tensor, state: State) -> Tensor:
-        """Latents ``[b n c h w]`` -> unclamped frames ``[b 4n 3 8h 8w]``; ``state`` carries on."""
+    def decode_chunk(self, latents: Tensor, state: State, reference: Tensor | None = None) -> Tensor:
+        """Latents ``[b n c h w]`` -> unclamped frames ``[b 4n 3 8h 8w]``; ``state`` carries on.
+
+        ``reference`` has the frames' shape, in [0, 1].
+
+        Raises:
+            ValueError: a reference is needed and missing, or not of the frames' shape.
+        """
         statistics = self._statistics(latents)
         if statistics is not None:
             latents = latents * statistics[1] + statistics[0]
-        return _run(self.decoder, latents, state)
+        if self.detail is None:
+            return _run(self.decoder, latents, state)
+        b, n, _, h, w = latents.shape
+        needed = (b, TEMPORAL_RATIO * n, 3, SPATIAL_RATIO * h, SPATIAL_RATIO * w)
+        if reference is None or reference.shape != needed:
+            found = "none" if reference is None else list(reference.shape)
+            raise ValueError(f"this autoencoder decodes beside reference frames {list(needed)}; found {found}")
+        features = _run(self.decoder[:-1], latents, state).flatten(0, 1)
+        frames = self.decoder[-1](features) + self.detail(features, reference.flatten(0, 1))
+        return frames.unflatten(0, (b, TEMPORAL_RATIO * n))
 
     def encode(self, frames: Tensor, parallel: bool = False) -> Tensor:
         """Frames ``[b t 3 h w]`` in [0, 1] -> latents ``[b f c h/8 w/8]``.
@@ -249,11 +289,21 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         state: State = {}
         return torch.cat([self.encode_chunk(chunk, state) for chunk in frames.split(TEMPORAL_RATIO, dim=1)], dim=1)
 
-    def decode(self, latents: Tensor, parallel: bool = False) -> Tensor:
-        """Latents ``[b f c h w]`` -> frames ``[b 4(f-1)+1 3 8h 8w]`` in [0, 1]; ``parallel`` as in ``encode``."""
+    def decode(self, latents: Tensor, parallel: bool = False, reference: Tensor | None = None) -> Tensor:
+        """Latents ``[b f c h w]`` -> frames ``[b 4(f-1)+1 3 8h 8w]`` in [0, 1]; ``parallel`` as in ``encode``.
+
+        ``reference``, where one is needed, has the frames' shape.
+        """
+        if reference is not None:
+            first = reference[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1)
+            reference = torch.cat([first, reference], dim=1)
         if parallel:
-            return self.decode_chunk(latents, {})[:, TEMPORAL_RATIO - 1 :].clamp(0, 1)
-        return torch.cat(list(self.decode_stream(latents.split(1, dim=1))), dim=1)
+            return self.decode_chunk(latents, {}, reference)[:, TEMPORAL_RATIO - 1 :].clamp(0, 1)
+        state: State = {}
+        pieces = latents.split(1, dim=1)
+        references = [None] * len(pieces) if reference is None else reference.split(TEMPORAL_RATIO, dim=1)
+        frames = [self.decode_chunk(z, state, r).clamp(0, 1) for z, r in zip(pieces, references, strict=True)]
+        return torch.cat(frames, dim=1)[:, TEMPORAL_RATIO - 1 :]
 
     def encode_stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Pieces of a clip ``[b n 3 h w]``, of any lengths -> its latent frames ``[b 1 c h/8 w/8]`` as they come."""

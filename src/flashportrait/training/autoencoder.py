@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flashportrait.models.tiny_vae import TEMPORAL_RATIO, MemoryBlock, TimeGrow, TimePool, TinyVideoAutoencoder
+from flashportrait.models.tiny_vae import MemoryBlock, TimeGrow, TimePool, TinyVideoAutoencoder
 from flashportrait.training.data import DrawnClips, Scenes
 from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
 from flashportrait.training.samples import save_sheet
@@ -32,8 +32,10 @@ class AutoencoderConfig:
     lr: float = 1e-3
     train_encoder: bool = True
     """False leaves the latents as they are and improves the decoder alone, beside or after the transformer."""
-    latent_noise: float = 0.05
-    """Standard deviation of noise on latents in training, so that the decoder forgives small errors in them."""
+    detail_channels: int = 24
+    """Width of the block that takes detail from the turned portrait."""
+    latent_noise: float = 0.15
+    """Largest standard deviation of noise on a clip's latents, so that the decoder learns to forgive errors in them."""
 
 
 @torch.no_grad()
@@ -76,7 +78,7 @@ def _carry_colour(weight: Tensor, time_stride: int, mean: bool = False) -> None:
 
 
 def autoencoder_loss(
-    module: TinyVideoAutoencoder, clips: Tensor, weight: Tensor, latent_noise: float
+    module: TinyVideoAutoencoder, clips: Tensor, references: Tensor, weight: Tensor, latent_noise: float
 ) -> dict[str, Tensor]:
     """Absolute error of colours, of differences between neighbours at three scales, and of change over time.
 
@@ -84,11 +86,12 @@ def autoencoder_loss(
 
     Args:
         clips: ``[b 4k+1 3 h w]`` in [0, 1].
+        references: the portrait turned as in each frame, of the same shape.
         weight: of each pixel, ``[b 4k+1 1 h w]``.
     """
     latents = module.encode(clips, parallel=True)
-    noisy = latents + latent_noise * torch.randn_like(latents)
-    restored = module.decode_chunk(noisy, {})[:, TEMPORAL_RATIO - 1 :].float()
+    level = latent_noise * torch.rand(len(clips), 1, 1, 1, 1, device=clips.device)
+    restored = module.decode(latents + level * torch.randn_like(latents), parallel=True, reference=references).float()
     weight = weight / weight.mean()
     colour = (weight * (restored - clips).abs()).mean()
     motion = (weight[:, 1:] * (restored - clips).diff(dim=1).abs()).mean()
@@ -118,37 +121,46 @@ def measure_latents(module: TinyVideoAutoencoder, clips: Iterator[Tensor], count
 
 def train_autoencoder(
     scenes: Scenes,
-    held_out: Tensor,
+    held_out: Scenes,
     folder: Path,
     config: AutoencoderConfig,
     loop: LoopConfig,
     device: str = "cpu",
     seed: int = 0,
+    start: Path | None = None,
 ) -> TinyVideoAutoencoder:
     """Trains, logs, samples and exports to ``folder/vae``.
 
     Args:
         scenes: drawn scenes, whose clips are learned from.
-        held_out: clips ``[n t 3 h w]`` never trained on; their PSNR is logged and drawn on sample sheets.
+        held_out: scenes never trained on; their PSNR is logged and they are drawn on sample sheets.
+        start: the folder of an autoencoder whose weights a new run begins with; what it lacks begins as new.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    module = TinyVideoAutoencoder(config.encoder_channels, config.decoder_channels, align="start")
+    module = TinyVideoAutoencoder(
+        config.encoder_channels, config.decoder_channels, align="start", detail_channels=config.detail_channels
+    )
     initialise_near_identity(module)
+    if start is not None:
+        module.load_state_dict(TinyVideoAutoencoder.from_pretrained(start).state_dict(), strict=False)
     module.encoder.requires_grad_(config.train_encoder)
     module = module.to(device=device, memory_format=torch.channels_last)
 
-    def loss(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        clips, weight = (part.to(device) for part in batch)
+    truths, shown = held_out.frames.float() / 255, held_out.reference.float() / 255
+
+    def loss(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+        clips, references, weight = (part.to(device) for part in batch)
         with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
-            return autoencoder_loss(module, clips, weight, config.latent_noise)
+            return autoencoder_loss(module, clips, references, weight, config.latent_noise)
 
     @torch.no_grad()
     def sample(averaged: nn.Module, step: int) -> dict[str, float]:
-        restored = averaged.decode(averaged.encode(held_out.to(device), parallel=True), parallel=True).cpu()
-        rows = [torch.cat([truth[::2], result[::2]]) for truth, result in zip(held_out, restored, strict=True)]
+        latents = averaged.encode(truths.to(device), parallel=True)
+        restored = averaged.decode(latents, parallel=True, reference=shown.to(device)).cpu()
+        rows = [torch.cat([truth[::2], result[::2]]) for truth, result in zip(truths, restored, strict=True)]
         save_sheet(torch.cat(rows), folder / f"sample_{step:06d}.png", columns=rows[0].shape[0] // 2)
-        return {"held_out_psnr": float(-10 * torch.log10(F.mse_loss(restored, held_out)))}
+        return {"held_out_psnr": float(-10 * torch.log10(F.mse_loss(restored, truths)))}
 
     stage = Stage(module, build_optimizers(module, config.lr, None, 1e-4), loss, folder, loop, sample)
     stage.resume()
@@ -159,7 +171,7 @@ def train_autoencoder(
     batches = (source.clips(config.batch, config.frames, config.crop, generator) for _ in itertools.count())
     averaged = stage.run(batches)
     if config.train_encoder:
-        mean, std = measure_latents(averaged.to(device), (clips.to(device) for clips, _ in batches), 16)
+        mean, std = measure_latents(averaged.to(device), (clips.to(device) for clips, _, _ in batches), 16)
     else:
         kept = TinyVideoAutoencoder.load_config(folder / "vae")
         mean, std = kept["latents_mean"], kept["latents_std"]

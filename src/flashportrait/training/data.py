@@ -186,21 +186,23 @@ class DrawnClips:
     def __init__(self, scenes: Scenes):
         self.scenes = scenes
 
-    def clips(self, count: int, frames: int, crop: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Clips ``[count frames 3 crop crop]`` in [0, 1] and weights of their pixels ``[count frames 1 crop crop]``.
+    def clips(self, count: int, frames: int, crop: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Clips and their references ``[count frames 3 crop crop]`` in [0, 1], weights ``[count frames 1 crop crop]``.
 
         Crops are drawn from the middle of the picture more often than from its rim: that is where faces are.
         """
         index = torch.randint(0, len(self.scenes), (count,), generator=generator)
         start = torch.randint(0, self.scenes.frames.shape[1] - frames + 1, (), generator=generator)
         pictures = self.scenes.frames[index, start : start + frames]
+        references = self.scenes.reference[index, start : start + frames]
         weight = self.scenes.weight[index, start : start + frames].float()
         places = (pictures.shape[-1] - crop) // SPATIAL_RATIO + 1
         top, left = (torch.randint(0, places, (2, 3), generator=generator).median(dim=1).values).tolist()
         weight = weight[..., top : top + crop // SPATIAL_RATIO, left : left + crop // SPATIAL_RATIO]
         weight = weight.repeat_interleave(SPATIAL_RATIO, -1).repeat_interleave(SPATIAL_RATIO, -2)
         top, left = top * SPATIAL_RATIO, left * SPATIAL_RATIO
-        return pictures[..., top : top + crop, left : left + crop].float() / 255, weight
+        cut = (..., slice(top, top + crop), slice(left, left + crop))
+        return pictures[cut].float() / 255, references[cut].float() / 255, weight
 
 
 @dataclass(frozen=True)

@@ -168,11 +168,20 @@ def sample_latents(model: PortraitModel, scenes: LatentScenes, steps: int, shift
 
 @torch.no_grad()
 def watch(
-    model: PortraitModel, vae: TinyVideoAutoencoder, held_out: LatentScenes, path: Path, shift: float
+    model: PortraitModel,
+    vae: TinyVideoAutoencoder,
+    held_out: LatentScenes,
+    references: Tensor,
+    path: Path,
+    shift: float,
 ) -> dict[str, float]:
-    """A sheet (portrait, truth, result, frame by frame) and weighted PSNR beside that of copying the portrait."""
-    truth = vae.decode(held_out.latents.float(), parallel=True)
-    result = vae.decode(sample_latents(model, held_out, 12, shift), parallel=True)
+    """A sheet (portrait, truth, result, frame by frame) and weighted PSNR beside that of copying the portrait.
+
+    ``references``: the portraits turned as in each frame, ``[n t 3 s s]``.
+    """
+    beside = {"parallel": True, "reference": references.to(held_out.latents.device).float() / 255}
+    truth = vae.decode(held_out.latents.float(), **beside)
+    result = vae.decode(sample_latents(model, held_out, 12, shift), **beside)
     portrait = held_out.portrait.float() / 255
     weight = held_out.weight.float().repeat_interleave(4, 1)[:, 3:]
     weight = F.interpolate(weight.flatten(0, 1), truth.shape[-2:]).unflatten(0, truth.shape[:2])
@@ -191,6 +200,7 @@ def watch(
 def train_flow(
     batches: Iterator[LatentScenes],
     held_out: LatentScenes,
+    references: Tensor,
     vae: TinyVideoAutoencoder,
     folder: Path,
     config: FlowConfig,
@@ -201,6 +211,7 @@ def train_flow(
 ) -> PortraitModel:
     """Trains on batches of latent scenes; exports the averaged weights to ``folder``, a subfolder a part.
 
+    ``held_out`` is what the run is watched by, with its turned portraits, ``references`` uint8 ``[n t 3 s s]``.
     ``start`` is a model folder whose weights a new run begins with; a run that is resumed has its own.
     """
     torch.manual_seed(seed)
@@ -216,7 +227,8 @@ def train_flow(
 
     def sample(averaged: nn.Module, step: int) -> dict[str, float]:
         with torch.autocast(device_type=kind, dtype=torch.bfloat16):
-            return watch(averaged, vae, held_out.to(device), folder / f"sample_{step:06d}.png", config.shift)
+            path = folder / f"sample_{step:06d}.png"
+            return watch(averaged, vae, held_out.to(device), references, path, config.shift)
 
     optimizers = build_optimizers(model, config.lr, config.matrix_lr, config.weight_decay)
     stage = Stage(model, optimizers, loss, folder, loop, sample)

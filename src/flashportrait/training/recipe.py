@@ -84,7 +84,7 @@ def learn_autoencoder(folder: Path, recipe: Recipe, device: str = "cpu") -> Tiny
     """Trains the autoencoder on the drawn scenes."""
     training, held_out = _shards(folder / "scenes")
     scenes = Scenes.join([Scenes.load(path) for path in training])
-    shown = torch.cat([Scenes.load(path).frames[:4] for path in held_out]).float() / 255
+    shown = Scenes.join([Scenes.load(path)[:4] for path in held_out])
     config, loop = recipe.autoencoder, recipe.autoencoder_loop
     return train_autoencoder(scenes, shown, folder / "autoencoder", config, loop, device)
 
@@ -109,10 +109,12 @@ def learn_transformer(
     ``start``: a model folder to begin with, whose autoencoder must be the one that encoded the scenes.
     """
     _shards(folder / "latents")
-    held_out = [LatentScenes.load(path)[:6] for path in sorted((folder / "latents_held_out").glob("*.safetensors"))]
+    paths = sorted((folder / "latents_held_out").glob("*.safetensors"))
+    held_out = LatentScenes.join([LatentScenes.load(path)[:6] for path in paths])
+    references = torch.cat([Scenes.load(folder / "scenes" / path.name).reference[:6] for path in paths])
     batches = shard_batches(folder / "latents", recipe.batch, torch.Generator().manual_seed(seed))
-    vae, joined = load_autoencoder(folder, device), LatentScenes.join(held_out)
-    return train_flow(batches, joined, vae, folder / "transformer", recipe.flow, recipe.flow_loop, device, seed, start)
+    vae, target = load_autoencoder(folder, device), folder / "transformer"
+    return train_flow(batches, held_out, references, vae, target, recipe.flow, recipe.flow_loop, device, seed, start)
 
 
 def take_autoencoder(folder: Path, model: Path) -> None:
