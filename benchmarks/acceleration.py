@@ -217,7 +217,7 @@ def measure(runner: Runner, chosen: list[methods.Method], clips: list[Clip]) -> 
     with tqdm(total=total, desc="runs", file=sys.stderr) as bar:
         for clip in clips:
             reference = runner.run(chosen[0], clip)
-            reference_frames = decode(runner.pipeline, reference.latents, len(clip))
+            reference_frames = decode(runner.pipeline, reference.latents, clip)
             for method in chosen:
                 if clip.kind == "long" and not _runs_long(method):
                     continue
@@ -229,7 +229,7 @@ def measure(runner: Runner, chosen: list[methods.Method], clips: list[Clip]) -> 
                     "seconds": sample.seconds,
                     "latent_rel_error": metrics.latent_relative_error(sample.latents, reference.latents),
                 }
-                frames = decode(runner.pipeline, sample.latents, len(clip))
+                frames = decode(runner.pipeline, sample.latents, clip)
                 samples[method.name].append(row | judge.compare(clip, frames, reference_frames))
                 bar.update()
     return [_summary(method, samples[method.name]) for method in chosen]

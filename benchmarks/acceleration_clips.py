@@ -100,7 +100,8 @@ def draw_portrait(generator: torch.Generator, size: int) -> tuple[Identity, Fram
 
 
 @torch.no_grad()
-def decode(pipeline: FlashPortraitPipeline, latents: Tensor, frames: int) -> np.ndarray:
-    """Latents [1 16 f h w] -> uint8 RGB [t h w 3]."""
-    decoder = streaming_decoder(pipeline.vae)
-    return np.concatenate([to_pictures(decoder.push(latent)[0]) for latent in latents.split(1, dim=2)])[:frames]
+def decode(pipeline: FlashPortraitPipeline, latents: Tensor, clip: Clip) -> np.ndarray:
+    """A clip's latents [1 16 f h w] -> uint8 RGB [t h w 3]."""
+    decoder, reference = streaming_decoder(pipeline.vae), clip.conditions.reference
+    parts = [decoder.push(z, reference.frames(i))[0] for i, z in enumerate(latents.split(1, dim=2))]
+    return np.concatenate([to_pictures(part) for part in parts])[: len(clip)]

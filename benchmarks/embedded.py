@@ -48,6 +48,7 @@ from flashportrait.face.motion import BLENDSHAPE_NAMES, MotionFeatures
 from flashportrait.inputs import FramedPortrait
 from flashportrait.loading import load_pipeline
 from flashportrait.pipeline import FlashPortraitPipeline
+from flashportrait.reference import HEAD_POSE
 from flashportrait.result import to_pictures
 from flashportrait.training.data import sample_motion
 from flashportrait.training.photos import Photo, PhotoSet, fit_motion, photo_row
@@ -173,7 +174,7 @@ def judge(pipeline: FlashPortraitPipeline, cases: Iterator[Case], readings: Read
         clips = {
             "model": np.stack(video.frames),
             "copy": np.repeat(portrait[None], len(truth), axis=0),
-            "autoencoder": to_pictures(reconstruct(pipeline, case.truth)),
+            "autoencoder": to_pictures(reconstruct(pipeline, case)),
             "truth": truth,
         }
         read = {name: readings.read(frames) for name, frames in clips.items()}
@@ -191,12 +192,15 @@ def judge(pipeline: FlashPortraitPipeline, cases: Iterator[Case], readings: Read
 
 
 @torch.no_grad()
-def reconstruct(pipeline: FlashPortraitPipeline, frames: Tensor) -> Tensor:
-    """Frames [t 3 s s] encoded and decoded."""
-    missing = -(len(frames) - 1) % 4
-    clip = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])[None]
-    vae = pipeline.vae
-    return vae.decode(vae.encode(clip.to(vae.dtype)))[0, : len(frames)].float()
+def reconstruct(pipeline: FlashPortraitPipeline, case: Case) -> Tensor:
+    """The truth [t 3 s s] encoded and decoded."""
+    missing = -(len(case.truth) - 1) % 4
+    turned = case.framed.rig().turn(case.rows[:, HEAD_POSE], case.truth.shape[-1])
+    clip, reference = (
+        torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])[None].to(pipeline.vae.dtype)
+        for frames in (case.truth, turned)
+    )
+    return pipeline.vae.decode(pipeline.vae.encode(clip), reference=reference)[0, : len(case.truth)].float()
 
 
 def _note(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
             prompts = {"prompt": prompt, "negative_prompt": negative_prompt}
             work.bind({**prompts, **describe_model(self), **describe_run(settings, noise, framed, motion)})
         parts = self._denoise(noise, conditions, plan, settings, report, progress, callback_on_step_end, work)
-        frames = self._decode(report.timed("denoise", parts), len(motion), report, framed.scaled_to)
+        denoised = report.timed("denoise", parts)
+        frames = self._decode(denoised, conditions.reference, len(motion), report, framed.scaled_to)
         seen = to_pictures(framed.pixels)[0]
         video = PortraitVideo(frames, length=len(motion), rate=motion.rate, report=report, portrait=seen)
         if not stream:
@@ -347,16 +348,18 @@ class FlashPortraitPipeline(DiffusionPipeline):
     def _decode(
         self,
         parts: Iterator[tuple[Window, Tensor]],
+        reference: Reference,
         frames: int,
         report: RunReport,
         scaled_to: tuple[int, int] | None,
     ) -> Iterator[np.ndarray]:
         """Decode one latent frame at a time; what fills the last one up to four pixel frames is left out."""
-        decoder = streaming_decoder(self.vae)
+        decoder, indices = streaming_decoder(self.vae), count()
         for _, latents in parts:
             for latent in latents.split(1, dim=2):
                 with report.stage("decode"):
-                    pictures = to_pictures(decoder.push(latent.to(self._execution_device))[0], scaled_to)
+                    beside = reference.frames(next(indices))
+                    pictures = to_pictures(decoder.push(latent.to(self._execution_device), beside)[0], scaled_to)
                 report.note_memory()
                 for picture in pictures[: frames - report.frames]:
                     report.note_frame()

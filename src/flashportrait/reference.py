@@ -14,6 +14,8 @@ from flashportrait.models.tiny_vae import SPATIAL_RATIO, TEMPORAL_RATIO, State, 
 from flashportrait.rig.photo import PhotoRig
 from flashportrait.sampling.windows import Window
 
+KEPT_PICTURES = 16
+"""Latent frames whose pictures are kept, from being encoded to being decoded beside; others are drawn anew."""
 HEAD_POSE = slice(0, 6)
 """Columns of a motion row that pose the head: yaw, pitch, roll, x, y, log scale."""
 
@@ -28,6 +30,10 @@ class Reference(Protocol):
 
     def __call__(self, window: Window) -> Tensor:
         """[b 20 f h w] for a window of f latent frames: 4 mask channels, then 16 of the portrait."""
+        ...
+
+    def frames(self, index: int) -> Tensor | None:
+        """The pictures [1 4 3 8h 8w] in [0, 1] beside which latent frame ``index`` is decoded; None if it isn't."""
         ...
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Reference:
@@ -54,6 +60,9 @@ class PortraitFirst:
             raise UserError(f"the reference has {self.latents.shape[2]} latent frames; a window needs {len(window)}")
         return self.latents[:, :, : len(window)]
 
+    def frames(self, index: int) -> None:
+        return None
+
     def to(self, device: torch.device, dtype: torch.dtype) -> PortraitFirst:
         return PortraitFirst(self.latents.to(device, dtype))
 
@@ -79,6 +88,7 @@ class PortraitTurned:
         self._held: list[Tensor] = []
         self._first = 0
         self._keep = False
+        self._drawn: dict[int, Tensor] = {}
         self._state: State = {}
 
     @property
@@ -89,6 +99,9 @@ class PortraitTurned:
     def __call__(self, window: Window) -> Tensor:
         latents = torch.cat(self._latents(window.start, window.stop), dim=1)
         return with_mask(latents.transpose(1, 2)).to(self._device, self._dtype)
+
+    def frames(self, index: int) -> Tensor | None:
+        return None if self._vae.detail is None else self._draw(index)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PortraitTurned:
         self._device, self._dtype = device, dtype
@@ -109,10 +122,19 @@ class PortraitTurned:
 
     @torch.no_grad()
     def _encode(self, index: int) -> Tensor:
-        """Latent frame ``index``, of frames ``4 index - 3 .. 4 index``, the clip's first standing for any before it."""
-        frames = torch.arange(TEMPORAL_RATIO * (index - 1) + 1, TEMPORAL_RATIO * index + 1)
-        turned = self._rig.turn(self._head_pose[frames.clamp(0, len(self._head_pose) - 1)], self._size)
-        return self._vae.encode_chunk(turned[None].to(self._vae.device, self._vae.dtype), self._state).float()
+        """Latent frame ``index``, [1 1 c h w]."""
+        pictures = self._draw(index).to(self._vae.device, self._vae.dtype)
+        return self._vae.encode_chunk(pictures, self._state).float()
+
+    def _draw(self, index: int) -> Tensor:
+        """Pixel frames ``4 index - 3 .. 4 index``, the clip's first standing for any before it.  [1 4 3 s s]"""
+        if index not in self._drawn:
+            frames = torch.arange(TEMPORAL_RATIO * (index - 1) + 1, TEMPORAL_RATIO * index + 1)
+            rows = self._head_pose[frames.clamp(0, len(self._head_pose) - 1)]
+            self._drawn[index] = self._rig.turn(rows, self._size)[None]
+            if len(self._drawn) > KEPT_PICTURES:
+                del self._drawn[next(iter(self._drawn))]
+        return self._drawn[index]
 
 
 def with_mask(portrait_latents: Tensor) -> Tensor:
