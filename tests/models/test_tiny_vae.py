@@ -160,6 +160,32 @@ def test_streams_equal_the_whole_bit_for_bit(latent_frames: int, extra: int, cut
 
 
 @torch.no_grad()
+def test_detail_comes_from_the_reference_of_the_same_frame():
+    torch.manual_seed(0)
+    vae = TinyVideoAutoencoder(4, (8, 6, 4), 3, align="start", detail_channels=5).eval()
+    latents, reference = torch.randn(1, 3, 3, 2, 2), torch.rand(1, 9, 3, 16, 16)
+    torch.nn.init.normal_(vae.detail.conv[-1].weight, std=0.1)
+    frames = vae.decode(latents, reference=reference)
+    assert frames.shape == reference.shape
+    torch.testing.assert_close(frames, vae.decode(latents, parallel=True, reference=reference))
+    reference[:, 4] = 1 - reference[:, 4]
+    changed = (vae.decode(latents, reference=reference) != frames).flatten(2).any(-1)[0]
+    assert changed.tolist() == [False] * 4 + [True] + [False] * 4
+
+
+@torch.no_grad()
+def test_a_new_detail_block_changes_nothing_and_a_missing_reference_is_refused():
+    torch.manual_seed(0)
+    plain = make_vae("start")
+    vae = TinyVideoAutoencoder(4, (8, 6, 4), 3, align="start", detail_channels=5).eval()
+    vae.load_state_dict(plain.state_dict(), strict=False)
+    latents = torch.randn(1, 2, 3, 1, 2)
+    assert torch.equal(vae.decode(latents, reference=torch.rand(1, 5, 3, 8, 16)), plain.decode(latents))
+    with pytest.raises(ValueError, match=r"reference frames \[1, 4, 3, 8, 16\]; found none"):
+        vae.decode(latents)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("align", ["start", "end"])
 def test_a_latent_frame_depends_on_no_later_frame(align: str):
     """Latent frame i sees frames up to 4i (start) or 4i + 3 (end), and the next frame changes the next one alone."""

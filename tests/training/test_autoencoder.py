@@ -19,7 +19,8 @@ def scenes(count: int = 4, size: int = 32) -> Scenes:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     frames = F.interpolate(coarse, (size, size), mode="bilinear")[:, None].repeat(1, 9, 1, 1, 1)
-    return Scenes.from_pictures(frames[:, 0], frames, torch.zeros(count, 9, 57), torch.ones(count, 9, 1, size, size))
+    weight = torch.ones(count, 9, 1, size, size)
+    return Scenes.from_pictures(frames[:, 0], frames, frames.flip(0), torch.zeros(count, 9, 57), weight)
 
 
 def test_it_starts_by_keeping_the_mean_colour() -> None:
@@ -37,14 +38,14 @@ def test_it_starts_by_keeping_the_mean_colour() -> None:
 
 def test_it_learns_and_exports_unit_latents(tmp_path: Path) -> None:
     data = scenes()
-    held_out = data.frames[:2, :5].float() / 255
-    module = train_autoencoder(data, held_out, tmp_path, TOY, LoopConfig(steps=60, warmup=5, sample_every=60))
-    latents = module.encode(held_out)
+    clips, references = data.frames[:2].float() / 255, data.reference[:2].float() / 255
+    module = train_autoencoder(data, data[:2], tmp_path, TOY, LoopConfig(steps=60, warmup=5, sample_every=60))
+    latents = module.encode(clips)
     assert 0.3 < latents.std() < 3
     loaded = TinyVideoAutoencoder.from_pretrained(tmp_path / "vae")
-    assert torch.equal(loaded.encode(held_out), latents)
-    error = (module.decode(latents) - held_out).square().mean()
-    flat = (held_out - held_out.mean((-1, -2), keepdim=True)).square().mean()
+    assert torch.equal(loaded.encode(clips), latents)
+    error = (module.decode(latents, reference=references) - clips).square().mean()
+    flat = (clips - clips.mean((-1, -2), keepdim=True)).square().mean()
     assert error < 0.5 * flat
     assert (tmp_path / "sample_000060.png").is_file()
 
@@ -52,9 +53,9 @@ def test_it_learns_and_exports_unit_latents(tmp_path: Path) -> None:
 def test_the_decoder_alone_leaves_latents_as_they_are(tmp_path: Path) -> None:
     data = scenes()
     held_out = data.frames[:2, :5].float() / 255
-    first = train_autoencoder(data, held_out, tmp_path, TOY, LoopConfig(steps=10, sample_every=99))
+    first = train_autoencoder(data, data[:2], tmp_path, TOY, LoopConfig(steps=10, sample_every=99))
     config = AutoencoderConfig(**{**TOY.__dict__, "train_encoder": False})
-    second = train_autoencoder(data, held_out, tmp_path, config, LoopConfig(steps=20, sample_every=99))
+    second = train_autoencoder(data, data[:2], tmp_path, config, LoopConfig(steps=20, sample_every=99))
     assert torch.equal(first.encode(held_out), second.encode(held_out))
     assert not torch.equal(first.decoder[1].weight, second.decoder[1].weight)
 
@@ -65,9 +66,20 @@ def test_crops_and_their_weights_belong_together() -> None:
     marked[..., 1, 2] = 5
     frames = torch.zeros_like(data.frames)
     frames[..., 8:16, 16:24] = 255
-    source = DrawnClips(Scenes(data.portrait, frames, data.motion, marked))
+    source = DrawnClips(Scenes(data.portrait, frames, 255 - frames, data.motion, marked))
     generator = torch.Generator().manual_seed(0)
     for _ in range(8):
-        clips, weight = source.clips(2, 5, 16, generator)
+        clips, references, weight = source.clips(2, 5, 16, generator)
         assert clips.shape == (2, 5, 3, 16, 16)
+        assert torch.equal(references, 1 - clips)
         assert torch.equal(weight > 0, clips[:, :, :1] > 0)
+
+
+def test_a_run_may_begin_with_another_autoencoders_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    other = TinyVideoAutoencoder(8, (8, 8, 8), align="start")
+    other.save_pretrained(tmp_path / "other")
+    loop = LoopConfig(steps=1, warmup=10**9, sample_every=99)
+    module = train_autoencoder(scenes(), scenes()[:2], tmp_path / "run", TOY, loop, start=tmp_path / "other")
+    torch.testing.assert_close(module.encoder[0].weight, other.encoder[0].weight)
+    assert module.detail is not None

@@ -92,7 +92,8 @@ def test_the_loss_of_a_zero_velocity_is_the_velocitys_power() -> None:
 def test_a_toy_learns_one_batch(vae: TinyVideoAutoencoder, tmp_path: Path) -> None:
     scenes = latent_scenes(2)
     loop = LoopConfig(steps=80, warmup=5, log_every=20, sample_every=80, ema=0.9)
-    model = train_flow(iter(lambda: scenes, None), scenes, vae, tmp_path, TOY, loop)
+    references = torch.zeros(2, 5, 3, 32, 32, dtype=torch.uint8)
+    model = train_flow(iter(lambda: scenes, None), scenes, references, vae, tmp_path, TOY, loop)
     torch.manual_seed(1)
     start = float(flow_loss(PortraitModel(TOY), scenes, TOY)["loss"])
     assert float(flow_loss(model, scenes, TOY)["loss"]) < 0.8 * start
