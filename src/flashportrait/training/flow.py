@@ -47,6 +47,8 @@ class FlowConfig:
     """Time shift of the noise levels, as in sampling."""
     motion_noise: float = 0.01
     """Noise on motion rows: what an extractor reads is never exact."""
+    focus: float = 1.5
+    """Exponent of the loss weights: above 1, lips and eyes count for more than their scenes say."""
     latent_frames: int | None = None
     """Latent frames to train on, anywhere in a scene; None: all. Short clips teach most of it at less cost."""
     compile: bool = True
@@ -137,7 +139,7 @@ def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) ->
     scenes = scenes.slice(first, count)
     clean = rearrange(scenes.latents.float(), "b f c h w -> b c f h w")
     reference = rearrange(scenes.reference.float(), "b f c h w -> b c f h w")
-    weight = rearrange(scenes.weight.float(), "b f c h w -> b c f h w")
+    weight = rearrange(scenes.weight.float(), "b f c h w -> b c f h w") ** config.focus
     uniform = torch.rand(len(clean), device=clean.device)
     sigma = config.shift * uniform / (1 + (config.shift - 1) * uniform)
     noise = torch.randn_like(clean)
