@@ -12,6 +12,7 @@ from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.reference import PortraitFirst, PortraitTurned, with_mask
 from flashportrait.rig.mesh import average_landmarks
 from flashportrait.rig.photo import PhotoRig
+from flashportrait.sampling.denoise import diagonal_rounds, synchronous_rounds
 from flashportrait.sampling.windows import Window, WindowPlan
 
 SIZE = 32
@@ -85,6 +86,19 @@ def test_a_long_clip_holds_no_more_than_a_window(vae, rig):
     for part in plan:
         reference(part)
         assert len(reference._held) <= 6
+
+
+@pytest.mark.parametrize(("rounds", "most"), [(diagonal_rounds, 60), (synchronous_rounds, 160)])
+def test_orders_that_come_back_are_served_from_memory(vae, rig, monkeypatch, rounds, most):
+    plan, calls = WindowPlan(160, 6, 3), []
+    whole = vae.encode_chunk
+    monkeypatch.setattr(vae, "encode_chunk", lambda *given: calls.append(1) or whole(*given))
+    reference = PortraitTurned(rig, head_poses(637), vae, SIZE)
+    for pairs in rounds(plan, 8):
+        for index, _ in pairs:
+            reference(plan[index])
+    assert len(reference._held) <= most
+    assert len(calls) < 3 * plan.latent_frames
 
 
 def test_a_portrait_in_its_own_pose_is_itself(rig):

@@ -72,8 +72,8 @@ class PortraitTurned:
 
     For networks too small to learn from scratch how heads turn: what remains to be made is expression, what the turn
     uncovers, and what the mesh gets wrong. The clip of turned portraits is encoded as a stream, one latent frame at a
-    time and only when a window asks. Latents before the last window asked for are dropped, so memory doesn't grow
-    with the clip, until an order of work comes back for them: from then on they are kept.
+    time and only when a window asks. Latents before the furthest window asked for are dropped, so memory doesn't grow
+    with the clip; when an order of work comes back for some, twice as many are kept from then on.
 
     Args:
         rig: the portrait, ready to be turned.
@@ -87,7 +87,7 @@ class PortraitTurned:
         self._device, self._dtype = vae.device, torch.float32
         self._held: list[Tensor] = []
         self._first = 0
-        self._keep = False
+        self._furthest, self._reach = 0, 0
         self._drawn: dict[int, Tensor] = {}
         self._state: State = {}
 
@@ -109,14 +109,16 @@ class PortraitTurned:
 
     def _latents(self, start: int, stop: int) -> list[Tensor]:
         """Latent frames [1 1 c h w], ``start .. stop - 1``."""
-        end = self._first + len(self._held)
-        self._keep |= start < self._first
+        end, goal = self._first + len(self._held), stop
+        self._furthest = max(self._furthest, start)
+        if start < self._first:
+            self._reach, goal = 2 * (self._furthest - start), max(stop, end)
         if not self._first <= start <= end:
             # The encoder forgets: begun this much earlier, it gives bit for bit what an unbroken stream gives.
             self._first, self._held, self._state = max(0, start - self._vae.encoder_memory), [], {}
-        while self._first + len(self._held) < stop:
+        while self._first + len(self._held) < goal:
             self._held.append(self._encode(self._first + len(self._held)))
-        passed = 0 if self._keep else start - self._first
+        passed = max(0, min(start, self._furthest - self._reach) - self._first)
         self._held, self._first = self._held[passed:], self._first + passed
         return self._held[start - self._first : stop - self._first]
 
