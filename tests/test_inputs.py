@@ -117,3 +117,12 @@ def test_driving_frames_may_be_images(shared):
     assert len(motion) == 2
     assert motion.rate == 25
     assert np.abs(motion.values[0] - motion.values[1]).max() < 0.1
+
+
+def test_gains_and_relative_motion_measure_from_the_same_frame():
+    portrait_row = np.full(BLENDSHAPES.width, 0.25, dtype=np.float32)
+    anchor = MOTION.neutral_frame()
+    controls = MotionControls(motion="relative", head=3.0, mouth=4.0, smooth=0)
+    shaped = shape_motion(MOTION, controls, portrait_row)
+    # The driver's neutral frame shows the portrait's own expression, however strong the gains.
+    np.testing.assert_allclose(shaped.values[anchor], portrait_row, atol=1e-6)

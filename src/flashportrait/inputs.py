@@ -191,14 +191,16 @@ def shape_motion(motion: MotionFeatures, controls: MotionControls, portrait_row:
         UserError: relative motion with a portrait whose own pose and expression aren't known.
     """
     shaped = motion.smoothed(controls.smooth)
-    shaped = shaped.with_gains(controls.head, controls.eyes, controls.emotion, controls.mouth)
+    # One neutral frame for both: gains move what is measured from it, and so would move a second choice.
+    anchor = shaped.neutral_frame()
+    shaped = shaped.with_gains(controls.head, controls.eyes, controls.emotion, controls.mouth, anchor)
     if controls.motion == "absolute":
         return shaped
     if portrait_row is None:
         raise UserError(
             "relative motion needs the portrait's own expression, which this model doesn't read; use absolute"
         )
-    return shaped.relative_to(portrait_row)
+    return shaped.relative_to(portrait_row, anchor)
 
 
 def _extract(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from flashportrait.errors import UserError
 
@@ -194,7 +194,7 @@ class MotionFeatures:
         try:
             with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
                 part = Path(folder) / path.name
-                save_file(tensors, part, metadata)
+                part.write_bytes(save(tensors, metadata))  # save_file gives it to its owner alone
                 os.replace(part, path)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
