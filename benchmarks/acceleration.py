@@ -330,6 +330,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two short clips, fewer speeds: five minutes on two cores")
+    parser.add_argument("--clips", type=int, help="only so many of the 16 clips, the last two of which are long")
     parser.add_argument("--model", default="nano", help="nano, or the folder of a model")
     parser.add_argument("--json", type=Path, help="where the rows go")
     parser.add_argument("--plot", type=Path, help="where a picture of the frontier goes")
@@ -340,7 +341,7 @@ def main(argv: list[str] | None = None) -> None:
     methods.register_blocks()
     pipeline = load_pipeline(args.model)
     runner, window = Runner(pipeline), pipeline.settings("exact").window
-    wanted = QUICK if args.quick else FULL
+    wanted = (QUICK if args.quick else FULL)[: args.clips]
     clips = [
         make_clip(pipeline, kind, frames, args.seed + index, window)
         for index, (kind, frames) in enumerate(tqdm(wanted, desc="drawing clips", file=sys.stderr))

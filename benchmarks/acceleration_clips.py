@@ -24,7 +24,13 @@ from flashportrait.sampling.noise import FrameNoise
 from flashportrait.sampling.windows import WindowPlan, latent_frame_count
 
 RENDER_BATCH = 32
-FULL = (*[("calm", 65)] * 4, *[("talking", 65)] * 5, *[("large", 65)] * 5, *[("talking", 601), ("large", 601)])
+FULL = (
+    *[("calm", 33), ("talking", 33), ("large", 33)] * 4,
+    ("talking", 33),
+    ("large", 33),
+    ("talking", 601),
+    ("large", 601),
+)
 QUICK = (("talking", 17), ("large", 17))
 """(kind of performance, frames) of each clip."""
 
