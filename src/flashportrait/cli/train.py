@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scenes", type=int, metavar="N", help="scenes to draw in all")
     parser.add_argument("--minutes", type=float, metavar="M", help="bound on each training stage of this run")
-    parser.add_argument("--latent-frames", type=int, metavar="F", help="train the transformer on the first F only")
+    parser.add_argument("--latent-frames", type=int, metavar="F", help="train the transformer on F at a time")
     parser.add_argument("--batch", type=int, metavar="N", help="scenes a step of the transformer")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda; default: cpu")
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     recipe, start = _recipe(args), None if args.start_from is None else model_folder(args.start_from)
     wanted = STAGES if args.stage == "all" else (args.stage,)
     if "draw" in wanted:
-        stages.draw(args.out, recipe, args.photos)
+        stages.draw(args.out, recipe, args.photos, args.device)
     if start is not None:
         stages.take_autoencoder(args.out, start)
     elif "autoencoder" in wanted:
@@ -91,11 +91,12 @@ def _recipe(args: argparse.Namespace) -> Any:
         recipe = replace(recipe, scenes=args.scenes)
     if args.batch is not None:
         recipe = replace(recipe, batch=args.batch)
+    if args.latent_frames is not None:
+        recipe = replace(recipe, flow=replace(recipe.flow, latent_frames=args.latent_frames))
     return replace(
         recipe,
         autoencoder_loop=replace(recipe.autoencoder_loop, minutes=args.minutes),
         flow_loop=replace(recipe.flow_loop, minutes=args.minutes),
-        flow=replace(recipe.flow, latent_frames=args.latent_frames),
     )
 
 

@@ -221,11 +221,11 @@ class LatentScenes(TensorRecord):
     """[n f 1 h w] float16"""
 
     def slice(self, first: int, count: int) -> LatentScenes:
-        """``count`` latent frames of every scene from the ``first`` on, with the rows of the pixel frames they show.
+        """``count`` latent frames, or what there is, of every scene from the ``first`` on, with the rows they show.
 
         As in a window of a long clip, the first latent frame of a slice has the one row of its last pixel frame.
         """
-        stop = first + count
+        stop = min(first + count, self.latents.shape[1])
         return replace(
             self,
             latents=self.latents[:, first:stop],

@@ -47,10 +47,10 @@ class FlowConfig:
     """Time shift of the noise levels, as in sampling."""
     motion_noise: float = 0.01
     """Noise on motion rows: what an extractor reads is never exact."""
-    focus: float = 1.5
+    focus: float = 2.0
     """Exponent of the loss weights: above 1, lips and eyes count for more than their scenes say."""
-    latent_frames: int | None = None
-    """Latent frames to train on, anywhere in a scene; None: all. Short clips teach most of it at less cost."""
+    latent_frames: int = 3
+    """Latent frames to train on, anywhere in a scene. Short clips teach most of it at less cost."""
     compile: bool = True
     """Compile the blocks: on a CPU this nearly doubles the speed."""
 
@@ -134,9 +134,8 @@ class PortraitModel(nn.Module):
 
 def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) -> dict[str, Tensor]:
     """Weighted squared error of the velocity ``noise - latents``, at noise levels shifted as in sampling."""
-    count = config.latent_frames or scenes.latents.shape[1]
-    first = int(torch.randint(0, scenes.latents.shape[1] - count + 1, ()))
-    scenes = scenes.slice(first, count)
+    surplus = max(0, scenes.latents.shape[1] - config.latent_frames)
+    scenes = scenes.slice(int(torch.randint(0, surplus + 1, ())), config.latent_frames)
     clean = rearrange(scenes.latents.float(), "b f c h w -> b c f h w")
     reference = rearrange(scenes.reference.float(), "b f c h w -> b c f h w")
     weight = rearrange(scenes.weight.float(), "b f c h w -> b c f h w") ** config.focus

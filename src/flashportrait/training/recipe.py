@@ -45,13 +45,13 @@ class Recipe:
 
     size: int = 128
     """Pixels a side."""
-    clip_frames: int = 9
+    clip_frames: int = 13
     """Pixel frames a scene, 4k + 1."""
     shard: int = 64
     """Scenes a file."""
     scenes: int = 8192
     """Scenes to draw in all, as many from each source: the avatars, and each folder of photographs."""
-    batch: int = 16
+    batch: int = 32
     """Scenes a step of the transformer."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     autoencoder_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, sample_every=250))
@@ -59,12 +59,12 @@ class Recipe:
     flow_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=60_000, sample_every=500, save_every=500))
 
 
-def draw(folder: Path, recipe: Recipe, photos: list[Path], seed: int = 0) -> None:
+def draw(folder: Path, recipe: Recipe, photos: list[Path], device: str = "cpu", seed: int = 0) -> None:
     """Draws what is missing of ``recipe.scenes`` scenes and one held-out shard a source; safe to run again.
 
     Held-out shards show people who are in no other shard.
     """
-    training: dict[str, SceneSource] = {"avatars": AvatarScenes()}
+    training: dict[str, SceneSource] = {"avatars": AvatarScenes(device)}
     held_out = dict(training)
     for path in photos:
         most, few = PhotoSet(path).split()
