@@ -126,6 +126,8 @@ def export(folder: Path) -> Path:
         if not path.is_dir():
             raise UserError(f"{path} is missing; train the {name} before exporting")
     parts = {name: cls.from_pretrained(path).to(torch.float16) for name, (cls, path) in sources.items()}
+    for part in parts.values():
+        part.register_to_config(_name_or_path="")  # where it was read from concerns nobody
     scheduler = FlowMatchEulerDiscreteScheduler(shift=FlowConfig().shift)
     pipeline = FlashPortraitPipeline(
         scheduler=scheduler,
