@@ -134,7 +134,7 @@ def train_autoencoder(
     Args:
         scenes: drawn scenes, whose clips are learned from.
         held_out: scenes never trained on; their PSNR is logged and they are drawn on sample sheets.
-        start: the folder of an autoencoder whose weights a new run begins with; what it lacks begins as new.
+        start: the folder of an autoencoder whose weights a new run begins with; a detail block that it lacks begins as new.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -143,7 +143,8 @@ def train_autoencoder(
     )
     initialise_near_identity(module)
     if start is not None:
-        module.load_state_dict(TinyVideoAutoencoder.from_pretrained(start).state_dict(), strict=False)
+        new = {name: value for name, value in module.state_dict().items() if name.startswith("detail.")}
+        module.load_state_dict(new | TinyVideoAutoencoder.from_pretrained(start).state_dict())
     module.encoder.requires_grad_(config.train_encoder)
     module = module.to(device=device, memory_format=torch.channels_last)
 
