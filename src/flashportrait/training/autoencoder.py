@@ -134,7 +134,7 @@ def train_autoencoder(
     Args:
         scenes: drawn scenes, whose clips are learned from.
         held_out: scenes never trained on; their PSNR is logged and they are drawn on sample sheets.
-        start: the folder of an autoencoder whose weights a new run begins with; a detail block that it lacks begins as new.
+        start: folder of an autoencoder whose weights a new run begins with; a detail block that it lacks begins new.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
