@@ -363,7 +363,7 @@ def test_a_run_is_not_continued_with_other_settings(pipeline, portrait, tmp_path
 
 def test_saved_and_loaded_it_gives_the_same_frames(pipeline, portrait, tmp_path):
     pipeline.save_pretrained(tmp_path)
-    loaded = load_pipeline(tmp_path, device="cpu")
+    loaded = load_pipeline(tmp_path, device="cpu", dtype=torch.float32)
     loaded.set_progress_bar_config(disable=True)
     assert loaded.settings() == pipeline.settings()
     assert loaded.framing == pipeline.framing

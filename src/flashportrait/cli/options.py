@@ -66,7 +66,9 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("device")
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best there is")
     group.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="default: float32; the 14B: bfloat16"
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="default: float32, or bfloat16 on CPUs with matrix units for it; the 14B: bfloat16",
     )
     group.add_argument("--threads", type=positive, metavar="N", help="CPU threads; default: all cores")
 
