@@ -7,6 +7,7 @@ have 4x fewer frames and 8x fewer rows and columns than pictures: ``pixel_frames
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -104,7 +105,7 @@ class SoftClamp(nn.Module):
 
 def _run(layers: nn.Sequential, x: Tensor, state: State) -> Tensor:
     """Runs ``x [b t c h w]`` through ``layers``, reading and renewing ``state``."""
-    for index, layer in enumerate(layers):
+    for index, layer in _cheapest_order(layers):
         if isinstance(layer, MemoryBlock):
             previous = state.get(index)
             last = x[:, -1]
@@ -115,6 +116,18 @@ def _run(layers: nn.Sequential, x: Tensor, state: State) -> Tensor:
         else:
             x = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     return x
+
+
+def _cheapest_order(layers: nn.Sequential) -> list[tuple[int, nn.Module]]:
+    """Layers with their positions, ``TimeGrow`` before the ``Upsample`` it follows.
+
+    A 1x1 convolution gives the same before as after pixels are repeated, at a quarter of the cost.
+    """
+    order = list(enumerate(layers))
+    for (i, (_, first)), (j, (_, second)) in itertools.pairwise(enumerate(order)):
+        if isinstance(first, nn.Upsample) and isinstance(second, TimeGrow):
+            order[i], order[j] = order[j], order[i]
+    return order
 
 
 def _check_size(frames: Tensor) -> None:
