@@ -7,7 +7,6 @@ and neck along and come to rest at the border of the picture. Mouth and eye open
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -145,6 +144,8 @@ class PhotoRig:
         self.margin = image.shape[-1] // 4
         self.atlas = F.pad(torch.stack((image, interior)), [self.margin] * 4, "reflect").transpose(0, 1).flatten(1, 2)
         """[3 3h 1.5h] the photo, its edges continued by mirroring, and below it its interior layer."""
+        self._smoothed: dict[int, Tensor] = {}
+        """The atlas as means over so many texels a side: a pixel shows the mean of those it covers."""
         self.oval = mesh.oval
         self.rings, self.ring_weight, self.ring_carry = self._place_rings(landmarks)
         strips = _ring_triangles(self.oval, len(RINGS), image.device)
@@ -283,21 +284,22 @@ class PhotoRig:
         """Colours [t 3 s s] of the triangles ``index`` [t s s], which map to the atlas by ``affine`` [t f 2 3]."""
         frames, count = affine.shape[:2]
         start = torch.arange(frames, device=index.device)[:, None, None] * count
-        plane = affine.reshape(frames * count, 6)[index.clamp_min(0) + start].unbind(-1)
+        triangle = (index.clamp_min(0) + start).flatten()
+        plane = affine.flatten(0, 1).permute(1, 2, 0).flatten(0, 1).contiguous()[:, triangle].view(6, *index.shape)
         middle = torch.arange(size, device=index.device) + 0.5
         x, y = middle[None, None, :], middle[None, :, None]
-        taps = max(1, round(self.side / size))
-        steps = [(step + 0.5) / taps - 0.5 for step in range(taps)]
         bare, pixel = index < 0, self.side / size
-        texture_size = plane[0].new_tensor([self.atlas.shape[2], self.atlas.shape[1]])
-        grids = []
-        for dx, dy in itertools.product(steps, steps):
-            across = torch.where(bare, pixel * (x + dx), plane[0] * (x + dx) + plane[1] * (y + dy) + plane[2])
-            along = torch.where(bare, pixel * (y + dy), plane[3] * (x + dx) + plane[4] * (y + dy) + plane[5])
-            grids.append(torch.stack((across, along), -1))
-        grid = (torch.stack(grids) + self.margin) * (2 / texture_size) - 1
-        colours = F.grid_sample(self.atlas[None], grid.view(1, -1, size, 2), padding_mode="border", align_corners=False)
-        return colours.view(3, len(grids), frames, size, size).mean(1).transpose(0, 1)
+        across = torch.where(bare, pixel * x, plane[0] * x + plane[1] * y + plane[2])
+        along = torch.where(bare, pixel * y, plane[3] * x + plane[4] * y + plane[5])
+        covered = max(1, round(pixel))
+        if covered not in self._smoothed:
+            self._smoothed[covered] = F.avg_pool2d(self.atlas, covered, stride=1)
+        atlas = self._smoothed[covered]
+        shift = self.margin - (covered - 1) / 2
+        grid = torch.stack((across, along), -1) + shift
+        grid = grid * (2 / grid.new_tensor([atlas.shape[2], atlas.shape[1]])) - 1
+        colours = F.grid_sample(atlas[None], grid.view(1, -1, size, 2), padding_mode="border", align_corners=False)
+        return colours.view(3, *index.shape).transpose(0, 1)
 
 
 def animate_photo(image: Tensor, landmarks: Tensor, own_row: Tensor, motion: Tensor, size: int = 128) -> WarpResult:

@@ -23,34 +23,50 @@ def barycentric_maps(corners: Tensor) -> Tensor:
 def rasterize(corners: Tensor, maps: Tensor, size: int) -> Tensor:
     """The nearest triangle at each pixel centre (i + 0.5, j + 0.5).
 
+    Triangles are cut into rows of pixels, whose ends follow from the barycentric coordinates, and rows into pixels, so
+    that little is looked at beyond what is covered.
+
     corners: [t f 3 3] x, y in pixels and depth away from the camera; maps: their ``barycentric_maps``.
     Returns [t size size] indices of triangles, -1 where there is none.
     """
     frames, count = corners.shape[:2]
-    flat, maps, depth = corners[..., :2].flatten(0, 1), maps.flatten(0, 1), corners[..., 2].flatten(0, 1)
-    first = (flat.amin(1) - 0.5).ceil().clamp(0, size).long()
-    last = (flat.amax(1) - 0.5).floor().clamp(-1, size - 1).long()
-    extent = (last - first + 1).clamp_min(0)
+    flat, depth = corners[..., :2].flatten(0, 1), corners[..., 2].flatten(0, 1)
     edges = flat[:, 1:] - flat[:, :1]
     area = edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]
-    candidates = extent[:, 0] * extent[:, 1] * (area.abs() > MIN_AREA)
-    triangle = torch.repeat_interleave(candidates)
-    within = torch.arange(len(triangle), device=flat.device) - (candidates.cumsum(0) - candidates)[triangle]
-    width = extent[triangle, 0]
-    x, y = first[triangle, 0] + within % width, first[triangle, 1] + within // width
-    plane = maps.flatten(1)[triangle]
-    column, row = x + 0.5, y + 0.5
-    first_weight = plane[:, 0] * column + plane[:, 1] * row + plane[:, 2]
-    second_weight = plane[:, 3] * column + plane[:, 4] * row + plane[:, 5]
-    inside = torch.minimum(torch.minimum(first_weight, second_weight), 1 - first_weight - second_weight)
-    covered = (inside >= -COVERAGE_MARGIN).nonzero().squeeze(1)
-    triangle, x, y = triangle[covered], x[covered], y[covered]
-    first_weight, second_weight, depth = first_weight[covered], second_weight[covered], depth[triangle]
-    distance = depth[:, 2] + first_weight * (depth[:, 0] - depth[:, 2]) + second_weight * (depth[:, 1] - depth[:, 2])
-    pixel = (triangle // count * size + y) * size + x
+    top = (flat[..., 1].amin(1) - 0.5).ceil().clamp(0, size)
+    bottom = (flat[..., 1].amax(1) - 0.5).floor().clamp(-1, size - 1)
+    triangle, below = _spread((bottom - top + 1) * (area.abs() > MIN_AREA))
+    y = top[triangle] + below
+
+    # At pixel x of a row, coordinate k is slope[k] (x + 0.5) + level[k], and so is depth.
+    first, second = maps.flatten(0, 1)[:, :2].unbind(1)
+    weights = torch.stack((first, second, -first - second))
+    weights[2, :, 2] += 1
+    planes = torch.cat((weights, torch.einsum("kfi,fk->fi", weights, depth)[None]))
+    slope, across, offset = planes.permute(2, 0, 1)[..., triangle]
+    level = across * (y + 0.5) + offset
+    ends = (-COVERAGE_MARGIN - level[:3]) / slope[:3]
+    everywhere = torch.where(level[:3] >= -COVERAGE_MARGIN, torch.inf, -torch.inf)
+    left = torch.where(slope[:3] > 0, ends, torch.where(slope[:3] < 0, -torch.inf, -everywhere)).amax(0)
+    right = torch.where(slope[:3] < 0, ends, torch.where(slope[:3] > 0, torch.inf, everywhere)).amin(0)
+    left, right = (left - 0.5).ceil().clamp(0, size), (right - 0.5).floor().clamp(-1, size - 1)
+    row, along = _spread(right - left + 1)
+
+    x = left[row] + along
+    distance = slope[3, row] * (x + 0.5) + level[3, row]
+    triangle = triangle[row]
+    pixel = (triangle // count * size + y[row].long()) * size + x.long()
     nearest = torch.full((frames * size * size,), torch.inf, dtype=flat.dtype, device=flat.device)
     nearest.scatter_reduce_(0, pixel, distance, "amin")
     winners = distance <= nearest[pixel]
     image = torch.full((frames * size * size,), -1, dtype=torch.long, device=flat.device)
     image[pixel[winners]] = triangle[winners] % count
     return image.view(frames, size, size)
+
+
+def _spread(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """For items with ``counts [n]`` parts (none where negative): each part's item, and its number within the item."""
+    counts = counts.clamp_min(0).long()
+    item = torch.repeat_interleave(counts)
+    start = counts.cumsum(0) - counts
+    return item, torch.arange(len(item), device=counts.device) - start[item]
