@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,19 @@ def test_the_loss_of_a_zero_velocity_is_the_velocitys_power() -> None:
     torch.manual_seed(0)
     # Unit latents and unit noise, independent: their difference has power two.
     assert flow_loss(model, scenes, TOY)["loss"].item() == pytest.approx(2.0, rel=0.05)
+
+
+def test_guidance_moves_the_target_from_the_velocity_without_expression() -> None:
+    config = replace(TOY, guidance=2.0, expression_dropout=0.0)
+    scenes = latent_scenes(64)
+    scenes = replace(scenes, latents=torch.zeros_like(scenes.latents))
+
+    def model(noisy, sigma, reference, portrait, motion, expression):
+        return (4 * expression).view(-1, 1, 1, 1, 1).expand_as(noisy)
+
+    # v = 4 and u = 0, so the target is the noise + (1 - 1/2) 4, and the error 2 - noise.
+    torch.manual_seed(0)
+    assert float(flow_loss(model, scenes, config)["loss"]) == pytest.approx(4 + 1, rel=0.05)
 
 
 def test_a_toy_learns_one_batch(vae: TinyVideoAutoencoder, tmp_path: Path) -> None:
