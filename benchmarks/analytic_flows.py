@@ -24,7 +24,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
-from flashportrait.sampling.fitted import FittedPrediction, fit, fit_with_moved_steps, run_exactly
+from flashportrait.sampling.fitted import FittedPrediction, fit_with_moved_steps, run_exactly
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction, evenly_spread
 
 SIZE, SAMPLES, STEPS, SHIFT = 256, 8, 30, 5.0
@@ -138,7 +138,7 @@ def fitted(flow: Flow, calls: int, *, move: bool) -> FittedPrediction:
     """Fitted to other samples of the flow."""
     sigmas = schedule(STEPS)
     run = run_exactly(lambda latents, step: flow(latents, sigmas[step]), noise(1), sigmas)
-    return (fit_with_moved_steps if move else fit)([run], sigmas, evenly_spread(calls, STEPS))
+    return fit_with_moved_steps([run], sigmas, evenly_spread(calls, STEPS), sweeps=20 if move else 0)
 
 
 def errors(flow: Flow, calls: int) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Fits the speed dial to a model: which steps to compute at each speed, and how to cross the gaps.
 
-    python benchmarks/fit_prediction.py [--model M] [--clips 8] [--move] [--write] [--json FILE]
+    python benchmarks/fit_prediction.py [--model M] [--clips 8] [--move [SWEEPS]] [--write] [--json FILE]
 
 Runs a few drawn clips of one window exactly, fits predictions to them (``sampling/fitted.py``), and prints the relative
 error of the latents on clips that were not fitted to, beside Adaptive Latent Prediction's at the same number of calls.
@@ -24,7 +24,7 @@ from acceleration_clips import Clip, make_clip
 from flashportrait.conditioning import GuidedVelocity
 from flashportrait.loading import load_pipeline
 from flashportrait.pipeline import FlashPortraitPipeline
-from flashportrait.sampling.fitted import ExactRun, FittedPrediction, fit, fit_with_moved_steps, run_exactly
+from flashportrait.sampling.fitted import ExactRun, FittedPrediction, fit_with_moved_steps, run_exactly
 from flashportrait.sampling.guidance import Guidance
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction, evenly_spread, relative_error
 from flashportrait.sampling.solver import steps_of
@@ -95,7 +95,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano", help="nano, or the folder of a model")
     parser.add_argument("--clips", type=int, default=8, help="clips to fit to; half as many are held out")
-    parser.add_argument("--move", action="store_true", help="also search for better computed steps: slow")
+    parser.add_argument(
+        "--move",
+        type=int,
+        nargs="?",
+        const=1,
+        default=0,
+        metavar="SWEEPS",
+        help="also search for better computed steps",
+    )
     parser.add_argument("--write", action="store_true", help="store the result in the model's folder")
     parser.add_argument("--json", type=Path, help="where the result goes")
     parser.add_argument("--seed", type=int, default=5000, help="of people, performances and noise")
@@ -110,8 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     print("| speed | calls | computed steps | fitted | held out | Newton 1 corrected | ALP |\n" + "|---" * 7 + "|")
     for speed, calls in CALLS.items():
         with torch.no_grad():
-            make = fit_with_moved_steps if args.move else fit
-            fitted = make(known, sigmas, evenly_spread(calls, STEPS))
+            fitted = fit_with_moved_steps(known, sigmas, evenly_spread(calls, STEPS), sweeps=args.move)
         rivals = (
             AdaptiveLatentPrediction(method="newton", order=1, corrected=True, speedup=STEPS / calls),
             AdaptiveLatentPrediction(speedup=STEPS / calls),

@@ -43,7 +43,7 @@ from flashportrait.training.flow import FlowConfig, PortraitModel, flow_loss, sa
 from flashportrait.training.loop import LoopConfig, build_optimizers, learning_rate_scale
 from flashportrait.training.recipe import load_autoencoder
 
-SMALL = FlowConfig(heads=2, layers=4, latent_frames=2, focus=1.0)
+SMALL = FlowConfig(heads=2, layers=4, latent_frames=2, focus=3.0)
 BATCH = 24
 SAMPLING_STEPS = 8
 FACE_STRIDE = 4
@@ -79,8 +79,9 @@ def train(folder: Path, steps: int, seed: int) -> PortraitModel:
     rates, loop = [optimizer.param_groups[0]["lr"] for optimizer in optimizers], LoopConfig(steps=steps, warmup=50)
     batches = shard_batches(folder / "latents", BATCH, torch.Generator().manual_seed(seed))
     for step in range(steps):
+        batch = next(batches)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = flow_loss(model, next(batches), SMALL)["loss"]
+            loss = flow_loss(model, batch, SMALL)["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), loop.clip_norm)
         for optimizer, rate in zip(optimizers, rates, strict=True):

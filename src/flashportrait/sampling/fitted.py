@@ -142,15 +142,18 @@ def fit(runs: Sequence[ExactRun], sigmas: Sequence[float], full_steps: Sequence[
     return _fit(runs, sigmas, full_steps)[0]
 
 
-def fit_with_moved_steps(runs: Sequence[ExactRun], sigmas: Sequence[float], start: Sequence[int]) -> FittedPrediction:
+def fit_with_moved_steps(
+    runs: Sequence[ExactRun], sigmas: Sequence[float], start: Sequence[int], sweeps: int = 1
+) -> FittedPrediction:
     """The weights for the best computed steps found from ``start``, moving one at a time while that helps.
 
-    Each trial runs all clips: ``len(runs) * len(start)`` calls, for some tens of trials.
+    Args:
+        sweeps: passes over the computed steps at most. Each tries every step but the first at four places around its
+            own, which takes ``4 * len(start)**2 * len(runs)`` calls.
     """
     best, best_error = _fit(runs, sigmas, start)
-    improved = True
-    while improved:
-        improved = False
+    for _ in range(sweeps):
+        before = best
         for index, shift in itertools.product(range(1, len(start)), (-2, -1, 1, 2)):
             steps = list(best.full_steps)
             steps[index] += shift
@@ -158,7 +161,9 @@ def fit_with_moved_steps(runs: Sequence[ExactRun], sigmas: Sequence[float], star
                 continue
             trial, error = _fit(runs, sigmas, sorted(steps))
             if error < 0.999 * best_error:
-                best, best_error, improved = trial, error, True
+                best, best_error = trial, error
+        if best is before:
+            break
     return best
 
 
