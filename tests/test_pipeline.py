@@ -18,13 +18,10 @@ from flashportrait.errors import UserError
 from flashportrait.face.motion import BLENDSHAPES, PDFGC, MotionFeatures
 from flashportrait.inputs import MotionControls
 from flashportrait.loading import load_pipeline
-from flashportrait.models.image_encoder import PortraitImageEncoder
-from flashportrait.models.portrait_encoder import PortraitEncoder
-from flashportrait.models.tiny_vae import TinyVideoAutoencoder
-from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
 from flashportrait.workdir import WorkDirectory
+from toys import toy_pipeline
 
 RATE = Fraction(30000, 1001)
 DEFAULTS = {"num_inference_steps": 2, "window": 4, "overlap": 2}
@@ -32,43 +29,7 @@ DEFAULTS = {"num_inference_steps": 2, "window": 4, "overlap": 2}
 
 @pytest.fixture(scope="module")
 def pipeline() -> FlashPortraitPipeline:
-    torch.manual_seed(0)
-    transformer = FlashPortraitTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=24,
-        text_dim=16,
-        freq_dim=32,
-        ffn_dim=64,
-        num_layers=2,
-        image_dim=16,
-        added_kv_proj_dim=48,
-        text_len=4,
-        expression_dim=16,
-    )
-    portrait_encoder = PortraitEncoder(
-        *BLENDSHAPES.groups.values(),
-        token_dim=16,
-        resampler_dim=16,
-        resampler_depth=1,
-        resampler_heads=2,
-        resampler_head_dim=8,
-        mouth_queries=2,
-        emotion_queries=1,
-    )
-    with torch.no_grad():  # far from the zeros and ones of initialisation, so that every path counts
-        for parameter in [*transformer.parameters(), *portrait_encoder.parameters()]:
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    made = FlashPortraitPipeline(
-        transformer.eval(),
-        portrait_encoder.eval(),
-        FlowMatchEulerDiscreteScheduler(shift=5),
-        TinyVideoAutoencoder(8, (8, 8, 8), align="start").eval(),
-        PortraitImageEncoder(16, (8, 8, 8)).eval(),
-        defaults=DEFAULTS,
-        framing={"mode": "whole", "resolution": 32},
-    )
-    made.set_progress_bar_config(disable=True)
-    return made
+    return toy_pipeline(**DEFAULTS)
 
 
 @pytest.fixture

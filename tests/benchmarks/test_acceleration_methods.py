@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+import acceleration_methods
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
+from toys import toy_transformer
 
 STEPS, LAYERS = 12, 3
 
 
 @pytest.fixture(scope="module")
 def methods():
-    folder = str(Path(__file__).resolve().parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        import acceleration_methods
-    finally:
-        sys.path.remove(folder)
     acceleration_methods.register_blocks()
     return acceleration_methods
 
 
 @pytest.fixture
 def transformer() -> FlashPortraitTransformer3DModel:
-    torch.manual_seed(0)
-    return FlashPortraitTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        text_dim=8,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=LAYERS,
-        image_dim=None,
-        added_kv_proj_dim=None,
-        expression_dim=8,
-        text_len=4,
-    ).eval()
+    return toy_transformer(num_layers=LAYERS)
 
 
 @torch.no_grad()

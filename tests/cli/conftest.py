@@ -13,54 +13,13 @@ import pytest
 from PIL import Image
 
 from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
+from toys import toy_pipeline
 
 
 @pytest.fixture(scope="session")
 def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved pipeline with random weights that makes 32 px videos in two steps."""
-    import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    from flashportrait.models.image_encoder import PortraitImageEncoder
-    from flashportrait.models.portrait_encoder import PortraitEncoder
-    from flashportrait.models.tiny_vae import TinyVideoAutoencoder
-    from flashportrait.models.transformer import FlashPortraitTransformer3DModel
-    from flashportrait.pipeline import FlashPortraitPipeline
-
-    torch.manual_seed(0)
-    head_pose, eyes, emotion, mouth = BLENDSHAPES.groups.values()
-    pipeline = FlashPortraitPipeline(
-        transformer=FlashPortraitTransformer3DModel(
-            num_attention_heads=1,
-            attention_head_dim=24,
-            text_dim=8,
-            text_len=1,
-            freq_dim=16,
-            ffn_dim=32,
-            num_layers=1,
-            image_dim=16,
-            added_kv_proj_dim=24,
-            expression_dim=16,
-        ),
-        portrait_encoder=PortraitEncoder(
-            head_pose_dim=head_pose,
-            eyes_dim=eyes,
-            emotion_dim=emotion,
-            mouth_dim=mouth,
-            token_dim=16,
-            resampler_dim=16,
-            resampler_depth=1,
-            resampler_heads=1,
-            resampler_head_dim=16,
-            mouth_queries=1,
-            emotion_queries=1,
-        ),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=TinyVideoAutoencoder(encoder_channels=8, decoder_channels=(8, 8, 8)),
-        image_encoder=PortraitImageEncoder(width=16, channels=(8, 8, 8)),
-        defaults={"num_inference_steps": 2, "window": 5, "overlap": 2, "emotion_scale": 1.0},
-        framing={"mode": "whole", "resolution": 32},
-    )
+    pipeline = toy_pipeline(num_inference_steps=2, window=5, overlap=2, emotion_scale=1.0)
     folder = tmp_path_factory.mktemp("models") / "toy"
     pipeline.save_pretrained(folder)
     return folder

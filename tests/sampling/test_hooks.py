@@ -14,6 +14,7 @@ from flashportrait.sampling.hooks import (
     prediction_stats,
 )
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
+from toys import toy_transformer
 
 STEPS = 8
 SIGMAS = [1 - step / STEPS for step in range(STEPS)]
@@ -21,19 +22,7 @@ SIGMAS = [1 - step / STEPS for step in range(STEPS)]
 
 @pytest.fixture
 def transformer() -> FlashPortraitTransformer3DModel:
-    torch.manual_seed(0)
-    return FlashPortraitTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        text_dim=8,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=3,
-        image_dim=None,
-        added_kv_proj_dim=None,
-        expression_dim=8,
-        text_len=4,
-    ).eval()
+    return toy_transformer()
 
 
 @torch.no_grad()

@@ -140,9 +140,9 @@ class PortraitModel(nn.Module):
 def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) -> dict[str, Tensor]:
     """Weighted squared error of the velocity ``noise - latents``, at noise levels shifted as in sampling.
 
-    With guidance s, the target is ``noise - latents + (1 - 1/s) (v - u)`` for the network's velocities v with expression
-    and u without, taken as constants (model guidance, arXiv:2502.12154). Where v is its own target's mean E, it is
-    ``u + s (E - u)``: what guidance by s would have made of E.
+    With guidance s, the target is ``noise - latents + (1 - 1/s) (v - u)``, where v is the velocity with expression and
+    u without, both taken as constants (model guidance, arXiv:2502.12154). Where v is its own target's mean, it is
+    ``u + s (E - u)`` for the mean E of ``noise - latents``: what guidance by s would have made of E.
     """
     surplus = max(0, scenes.latents.shape[1] - config.latent_frames)
     scenes = scenes.slice(int(torch.randint(0, surplus + 1, ())), config.latent_frames)
