@@ -125,7 +125,7 @@ def test_it_survives_json_and_resume(runs):
     for step in range(STEPS):
         if step == 9:
             saved = state.state_dict()
-            json.dumps(saved["plain"])
+            saved["plain"] = json.loads(json.dumps(saved["plain"]))
             state = fitted.start(sigmas)
             state.load_state_dict(saved)
         velocity = state.step(0, step, lambda x=latents, s=step: runs[0].velocity(x, s))

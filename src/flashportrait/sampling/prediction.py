@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -75,7 +76,8 @@ class PredictionState:
     ):
         self.stats = PredictionStats()
         self._begin = begin
-        self._signature = list(signature)
+        # As it comes back from a file: JSON knows no tuples.
+        self._signature = json.loads(json.dumps(signature))
         self._device = device
         self._windows: dict[int, WindowPrediction] = {}
 
