@@ -28,6 +28,8 @@ from flashportrait.rig.photo import RIG_PIXELS, PhotoRig
 DrivingSource = str | Path | MotionFeatures | VideoReader | Iterable[np.ndarray | Image.Image]
 """A video's or motion template's path, an opened video, motion rows, or frames (uint8 RGB [h w 3], or images)."""
 
+TRACKING_THREADS = 2
+"""Threads that read motion: a second one saves a quarter of the time, and changes no bit."""
 FRAMES_RATE = Fraction(25)
 """Frames per second of a driving clip given as bare frames."""
 
@@ -214,7 +216,8 @@ def _extract(
         if layout == PDFGC:
             tracker, encoder = load_pdfgc(face=choice.driving, face_box=choice.driving_box)
             return extract_pdfgc_motion(frames, rate, tracker, encoder, advance)
-        return extract_motion(frames, rate, FaceTracker(FaceLandmarker(), choice.driving, choice.driving_box), advance)
+        landmarker = FaceLandmarker(threads=min(TRACKING_THREADS, torch.get_num_threads()))
+        return extract_motion(frames, rate, FaceTracker(landmarker, choice.driving, choice.driving_box), advance)
 
 
 @contextmanager
