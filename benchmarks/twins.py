@@ -43,7 +43,7 @@ from flashportrait.training.flow import FlowConfig, PortraitModel, flow_loss, sa
 from flashportrait.training.loop import LoopConfig, build_optimizers, learning_rate_scale
 from flashportrait.training.recipe import load_autoencoder
 
-SMALL = FlowConfig(heads=2, layers=4, latent_frames=2, focus=3.0)
+SMALL = FlowConfig(heads=2, layers=4, latent_frames=2, guidance=1.0)
 BATCH = 24
 SAMPLING_STEPS = 8
 FACE_STRIDE = 4

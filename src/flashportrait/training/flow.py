@@ -43,7 +43,7 @@ class FlowConfig:
     weight_decay: float = 0.01
     expression_dropout: float = 0.1
     """Share of samples trained without expression, for guidance."""
-    guidance: float = 1.0
+    guidance: float = 2.0
     """Scale of expression guidance that is learned into the network, which then acts so in a single pass; 1: none.
 
     A small network is unsure of small features and follows expression by less than asked; guidance gives it back.
@@ -52,7 +52,7 @@ class FlowConfig:
     """Time shift of the noise levels, as in sampling."""
     motion_noise: float = 0.01
     """Noise on motion rows: what an extractor reads is never exact."""
-    focus: float = 2.0
+    focus: float = 3.0
     """Exponent of the loss weights: above 1, lips and eyes count for more than their scenes say."""
     latent_frames: int = 3
     """Latent frames to train on, anywhere in a scene. Short clips teach most of it at less cost."""
