@@ -310,8 +310,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def provenance(folder: Path) -> dict[str, str]:
-    """Which checkpoint, commit and machine."""
+def provenance(folder: Path, dtype: torch.dtype) -> dict[str, str]:
+    """Which checkpoint, commit, machine and precision."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
         digest.update(file.read_bytes())
@@ -323,6 +323,7 @@ def provenance(folder: Path) -> dict[str, str]:
         "checkpoint": f"{folder.name} {digest.hexdigest()[:12]}",
         "commit": git.stdout.strip() or "unknown",
         "machine": machine,
+        "precision": str(dtype).removeprefix("torch."),
     }
 
 
@@ -348,7 +349,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     chosen = choose_methods(runner, args)
     rows = measure(runner, chosen, clips)
-    source = provenance(model_folder(args.model))
+    source = provenance(model_folder(args.model), pipeline.transformer.dtype)
     print(", ".join(f"{name} {value}" for name, value in source.items()), f"\n{len(clips)} clips\n")
     print_table(rows)
     print_blocks(rows, rows[0]["block_runs"])
