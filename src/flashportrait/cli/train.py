@@ -18,7 +18,7 @@ NANO_DEFAULTS: dict[str, Any] = {
     "speed": "fast",
     "text_scale": 1.0,
     "emotion_scale": 1.0,
-    "window": 6,
+    "window": 8,
     "overlap": 3,
     "schedule": "causal",
 }
