@@ -9,6 +9,7 @@ latents   -> frames, as they become final
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, count
@@ -39,7 +40,7 @@ from flashportrait.models.streaming_vae import encode_portrait, streaming_decode
 from flashportrait.prompts import encode_prompt
 from flashportrait.reference import HEAD_POSE, PortraitFirst, PortraitTurned, Reference, with_mask
 from flashportrait.result import PortraitVideo, RunReport, to_pictures
-from flashportrait.sampling.denoise import denoiser
+from flashportrait.sampling.denoise import check_memory, denoiser
 from flashportrait.sampling.fitted import FittedPrediction
 from flashportrait.sampling.guidance import Guidance
 from flashportrait.sampling.hooks import network_prediction
@@ -302,6 +303,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
     ) -> Iterator[tuple[Window, Tensor]]:
         """Yield windows with their final latent frames, in order."""
         device = self._execution_device
+        frame_bytes = 4 * self.transformer.config.out_channels * math.prod(conditions.reference.grid)
+        check_memory(settings.schedule, plan, frame_bytes, settings.predictor.kept if settings.predictor else 0)
         conditions = conditions.padded_to(plan).to(device, self.transformer.dtype)
         steps = self._set_steps(settings, device)
         prediction = None

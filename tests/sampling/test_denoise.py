@@ -15,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashportrait.errors import UserError
-from flashportrait.sampling.denoise import ORDERS, CausalDenoiser, JointDenoiser, denoiser, diagonal_rounds
+from flashportrait.sampling.denoise import (
+    ORDERS,
+    CausalDenoiser,
+    JointDenoiser,
+    check_memory,
+    denoiser,
+    diagonal_rounds,
+)
 from flashportrait.sampling.noise import FrameNoise
 from flashportrait.sampling.solver import steps_of
 from flashportrait.sampling.windows import WindowPlan
@@ -241,3 +248,14 @@ def test_factory_returns_the_class_of_the_order():
     plan = WindowPlan(9, 5, 2)
     assert isinstance(denoiser("causal", curved, euler(), plan, NOISE), CausalDenoiser)
     assert isinstance(denoiser("diagonal", curved, euler(), plan, NOISE), JointDenoiser)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_only_the_synchronous_order_is_bounded_in_length(order):
+    plan = WindowPlan(3750, 51, 30)  # ten minutes
+    check_memory(order, WindowPlan(51, 51, 30), frame_bytes=400_000, kept=4)
+    if order != "synchronous":
+        check_memory(order, plan, frame_bytes=400_000, kept=4)
+        return
+    with pytest.raises(UserError, match=r"would hold 14\.9 GiB for the 178 windows .* use the diagonal order"):
+        check_memory(order, plan, frame_bytes=400_000, kept=4)

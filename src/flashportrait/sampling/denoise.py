@@ -26,6 +26,8 @@ from flashportrait.sampling.windows import Window, WindowPlan
 
 Order = Literal["synchronous", "diagonal", "causal"]
 ORDERS: tuple[Order, ...] = ("synchronous", "diagonal", "causal")
+SYNCHRONOUS_LIMIT_BYTES = 4 * 2**30
+"""Most that the synchronous order may hold: it has every window at hand until the last step."""
 
 Velocity = Callable[[Tensor, Step, Window], Tensor]
 """``velocity(latents [b c f h w], step, window) -> [b c f h w]``, called once for each window and step."""
@@ -54,6 +56,24 @@ class Denoiser(Protocol):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from ``state``: :meth:`run` then yields what had not been yielded when it was taken."""
         ...
+
+
+def check_memory(order: Order, plan: WindowPlan, frame_bytes: int, kept: int) -> None:
+    """That the synchronous order fits into memory; the others hold a few windows, whatever the clip's length.
+
+    Args:
+        frame_bytes: size of one latent frame.
+        kept: velocities that the predictor keeps of a window.
+
+    Raises:
+        UserError: it would hold more than ``SYNCHRONOUS_LIMIT_BYTES``.
+    """
+    held = frame_bytes * (plan.latent_frames + kept * sum(len(window) for window in plan))
+    if order == "synchronous" and held > SYNCHRONOUS_LIMIT_BYTES:
+        raise UserError(
+            f"the synchronous order would hold {held / 2**30:.1f} GiB for the {len(plan)} windows of this clip, "
+            f"more than {SYNCHRONOUS_LIMIT_BYTES / 2**30:g} GiB; use the diagonal order, whose frames are the same"
+        )
 
 
 def denoiser(

@@ -62,6 +62,11 @@ class FittedPrediction:
         """Steps of the schedule."""
         return len(self.sigmas) - 1
 
+    @property
+    def kept(self) -> int:
+        """Velocities kept of a window at most."""
+        return len(self.full_steps)
+
     def start(
         self, sigmas: Sequence[float], *, first_order: bool = True, device: torch.device | str | None = None
     ) -> PredictionState:

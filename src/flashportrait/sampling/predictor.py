@@ -93,6 +93,11 @@ class AdaptiveLatentPrediction:
         if self.tolerance is not None:
             self._check_tolerance(self.tolerance)
 
+    @property
+    def kept(self) -> int:
+        """Values kept of a window at most, per stream."""
+        return self.order + 1 + self.corrected
+
     def start(
         self, sigmas: Sequence[float], *, first_order: bool = True, device: torch.device | str | None = None
     ) -> PredictionState:
