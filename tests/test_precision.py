@@ -1,4 +1,4 @@
-"""Choices made before a pipeline is loaded."""
+"""The default precision, chosen before a pipeline is loaded."""
 
 from __future__ import annotations
 
