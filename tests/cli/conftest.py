@@ -53,7 +53,7 @@ def no_faces_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         rows = [np.full(BLENDSHAPES.width, frame.mean() / 255) for frame in frames]
         return MotionFeatures(np.array(rows), rate, missing=(1,))
 
-    monkeypatch.setattr(inputs, "FaceLandmarker", lambda *args: None)
+    monkeypatch.setattr(inputs, "FaceLandmarker", lambda *_, **__: None)
     monkeypatch.setattr(inputs, "FaceTracker", lambda *args: None)
     monkeypatch.setattr(inputs, "extract_motion", extract)
 
