@@ -63,6 +63,8 @@ EXPRESSIONS = {
     "smile": ("mouthSmileLeft", "mouthSmileRight"),
 }
 ANGLES = ("yaw", "pitch", "roll")
+LANDMARKER_SIDE = 256
+"""Pixels: smaller pictures are enlarged before faces are read."""
 SEED = 40_000
 """Of the first clip: far from the seeds that training draws."""
 
@@ -161,7 +163,8 @@ class Readings:
 
 def _enlarged(frame: np.ndarray) -> np.ndarray:
     image = Image.fromarray(frame)
-    return np.asarray(image.resize((2 * image.width, 2 * image.height), Image.Resampling.BICUBIC))
+    ratio = -(-LANDMARKER_SIDE // min(image.size))
+    return frame if ratio == 1 else np.asarray(image.resize([ratio * side for side in image.size], Image.BICUBIC))
 
 
 def judge(pipeline: FlashPortraitPipeline, cases: Iterator[Case], readings: Readings) -> tuple[dict, list[Tensor]]:

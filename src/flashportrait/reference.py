@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashportrait.errors import UserError
-from flashportrait.models.tiny_vae import SPATIAL_RATIO, TEMPORAL_RATIO, State, TinyVideoAutoencoder
+from flashportrait.models.tiny_vae import TEMPORAL_RATIO, State, TinyVideoAutoencoder
 from flashportrait.rig.photo import PhotoRig
 from flashportrait.sampling.windows import Window
 
@@ -93,7 +93,7 @@ class PortraitTurned:
 
     @property
     def grid(self) -> tuple[int, int]:
-        side = self._size // SPATIAL_RATIO
+        side = self._size // self._vae.spatial_ratio
         return side, side
 
     def __call__(self, window: Window) -> Tensor:
@@ -101,7 +101,7 @@ class PortraitTurned:
         return with_mask(latents.transpose(1, 2)).to(self._device, self._dtype)
 
     def frames(self, index: int) -> Tensor | None:
-        return None if self._vae.detail is None else self._draw(index)
+        return None if self._vae.blend is None else self._draw(index)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PortraitTurned:
         self._device, self._dtype = device, dtype

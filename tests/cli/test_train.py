@@ -15,24 +15,31 @@ from flashportrait.cli import main
 from flashportrait.cli.train import export
 from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
 from flashportrait.loading import load_pipeline
+from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.training import recipe as stages
 from flashportrait.training.autoencoder import AutoencoderConfig
 from flashportrait.training.data import LatentScenes
+from flashportrait.training.finish import FinishConfig
 from flashportrait.training.flow import FlowConfig
 from flashportrait.training.loop import LoopConfig
 from flashportrait.training.recipe import Recipe
 
 SHORT = LoopConfig(steps=2, warmup=1, log_every=1, sample_every=2, save_every=2)
 TOY = Recipe(
-    size=32,
+    size=64,
     clip_frames=5,
     shard=3,
     scenes=3,
     batch=2,
-    autoencoder=AutoencoderConfig(encoder_channels=8, decoder_channels=(8, 8, 8), batch=2, crop=16),
+    autoencoder=AutoencoderConfig(
+        encoder_channels=8, decoder_channels=(8, 8, 8), batch=2, crop=32, reference_channels=4
+    ),
     autoencoder_loop=SHORT,
     flow=FlowConfig(heads=1, layers=1, ffn_ratio=1, token_dim=16, compile=False),
     flow_loop=SHORT,
+    finish=FinishConfig(batch=2, crop=3),
+    finish_loop=SHORT,
+    finish_scenes=1,
 )
 
 
@@ -44,6 +51,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages.learn_autoencoder(folder, TOY)
     stages.encode(folder)
     stages.learn_transformer(folder, TOY)
+    stages.finish(folder, TOY)
     return folder
 
 
@@ -68,7 +76,16 @@ def test_the_exported_model_animates(run_folder: Path) -> None:
     portrait = Image.open(Path(__file__).parents[2] / "examples" / "portrait_1.jpg")
     video = pipeline(portrait, motion, num_inference_steps=2, progress=False)
     assert len(video.frames) == 7
-    assert video.frames[0].shape == (128, 128, 3)
+    assert video.frames[0].shape == (256, 256, 3)
+
+
+def test_finishing_leaves_the_encoder_as_it_was(run_folder: Path) -> None:
+    before, after = (
+        TinyVideoAutoencoder.from_pretrained(run_folder / stage / "vae") for stage in ("autoencoder", "finish")
+    )
+    assert all(torch.equal(a, b) for a, b in zip(before.encoder.parameters(), after.encoder.parameters(), strict=True))
+    assert not torch.equal(before.decoder[1].weight, after.decoder[1].weight)
+    assert before.config.latents_mean == after.config.latents_mean
 
 
 def test_a_run_may_begin_with_a_models_weights(run_folder: Path, tmp_path: Path) -> None:
@@ -84,7 +101,8 @@ def test_a_run_may_begin_with_a_models_weights(run_folder: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("stage", "missing"), [("autoencoder", "scenes"), ("encode", "vae"), ("export", "transformer")]
+    ("stage", "missing"),
+    [("autoencoder", "scenes"), ("encode", "vae"), ("finish", "transformer"), ("export", "transformer")],
 )
 def test_a_stage_before_its_time_says_what_is_missing(
     stage: str, missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flashportrait.errors import UserError
-from flashportrait.models.tiny_vae import TinyVideoAutoencoder
+from flashportrait.models.tiny_vae import TinyVideoAutoencoder, bend
 
 Weights = dict[str, Tensor]
 Frames = list[Tensor]
@@ -159,12 +159,18 @@ def test_streams_equal_the_whole_bit_for_bit(latent_frames: int, extra: int, cut
     assert torch.equal(torch.cat(decoded, dim=1), vae.decode(latents))
 
 
-@torch.no_grad()
-def test_detail_comes_from_the_reference_of_the_same_frame():
+def make_blending(upscale: int) -> TinyVideoAutoencoder:
     torch.manual_seed(0)
-    vae = TinyVideoAutoencoder(4, (8, 6, 4), 3, align="start", detail_channels=5).eval()
-    latents, reference = torch.randn(1, 3, 3, 2, 2), torch.rand(1, 9, 3, 16, 16)
-    torch.nn.init.normal_(vae.detail.conv[-1].weight, std=0.1)
+    vae = TinyVideoAutoencoder(4, (8, 6, 4), 3, align="start", reference_channels=5, upscale=upscale).eval()
+    torch.nn.init.normal_(vae.blend.plan.weight, std=0.1)
+    return vae
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("upscale", [1, 2])
+def test_a_frame_takes_from_the_reference_of_the_same_frame(upscale: int):
+    vae = make_blending(upscale)
+    latents, reference = torch.randn(1, 3, 3, 2, 2), torch.rand(1, 9, 3, 16 * upscale, 16 * upscale)
     frames = vae.decode(latents, reference=reference)
     assert frames.shape == reference.shape
     torch.testing.assert_close(frames, vae.decode(latents, parallel=True, reference=reference))
@@ -174,15 +180,40 @@ def test_detail_comes_from_the_reference_of_the_same_frame():
 
 
 @torch.no_grad()
-def test_a_new_detail_block_changes_nothing_and_a_missing_reference_is_refused():
+def test_a_new_blend_is_half_reference_and_a_missing_reference_is_refused():
     torch.manual_seed(0)
     plain = make_vae("start")
-    vae = TinyVideoAutoencoder(4, (8, 6, 4), 3, align="start", detail_channels=5).eval()
+    vae = TinyVideoAutoencoder(4, (8, 6, 4), 3, align="start", reference_channels=5).eval()
     vae.load_state_dict(plain.state_dict(), strict=False)
-    latents = torch.randn(1, 2, 3, 1, 2)
-    assert torch.equal(vae.decode(latents, reference=torch.rand(1, 5, 3, 8, 16)), plain.decode(latents))
+    latents, reference = torch.randn(1, 2, 3, 1, 2), torch.rand(1, 5, 3, 8, 16)
+    half = (plain.decode_chunk(latents, {})[:, 3:] + reference) / 2
+    torch.testing.assert_close(vae.decode(latents, reference=reference), half.clamp(0, 1))
     with pytest.raises(ValueError, match=r"reference frames \[1, 4, 3, 8, 16\]; found none"):
         vae.decode(latents)
+
+
+@torch.no_grad()
+def test_upscaled_latents_are_those_of_the_smaller_picture():
+    vae, frames = make_blending(2), torch.rand(1, 5, 3, 32, 48)
+    small = TinyVideoAutoencoder(4, (8, 6, 4), 3, align="start").eval()
+    small.load_state_dict(vae.state_dict(), strict=False)
+    pooled = F.avg_pool2d(frames[0], 2)[None]
+    assert torch.equal(vae.encode(frames), small.encode(pooled))
+    assert torch.equal(torch.cat(list(vae.encode_stream(pieces(frames, [2, 3]))), dim=1), vae.encode(frames))
+    with pytest.raises(ValueError, match="multiples of 16"):
+        vae.encode(frames[..., :40])
+    with pytest.raises(ValueError, match="upscale is 2 without reference_channels"):
+        TinyVideoAutoencoder(4, (8, 6, 4), 3, upscale=2)
+
+
+def test_bending_takes_pixels_from_where_the_flow_points():
+    picture = torch.arange(30.0).view(1, 1, 5, 6)
+    right_and_up = torch.tensor([1.0, -2.0]).view(1, 2, 1, 1).expand(1, 2, 5, 6)
+    bent = bend(picture, right_and_up)
+    torch.testing.assert_close(bent[0, 0, 2:, :5], picture[0, 0, :3, 1:])
+    torch.testing.assert_close(bend(picture, 0 * right_and_up), picture)
+    halfway = bend(picture, 0 * right_and_up + 0.5)
+    torch.testing.assert_close(halfway[0, 0, 0, 0], torch.tensor((0 + 1 + 6 + 7) / 4))
 
 
 @torch.no_grad()

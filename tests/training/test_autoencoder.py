@@ -12,7 +12,7 @@ from flashportrait.training.autoencoder import AutoencoderConfig, initialise_nea
 from flashportrait.training.data import DrawnClips, Scenes
 from flashportrait.training.loop import LoopConfig
 
-TOY = AutoencoderConfig(encoder_channels=8, decoder_channels=(8, 8, 8), batch=2, crop=16, lr=3e-3)
+TOY = AutoencoderConfig(encoder_channels=8, decoder_channels=(8, 8, 8), batch=2, crop=16, lr=3e-3, upscale=1)
 
 
 def scenes(count: int = 4, size: int = 32) -> Scenes:
@@ -21,6 +21,11 @@ def scenes(count: int = 4, size: int = 32) -> Scenes:
     frames = F.interpolate(coarse, (size, size), mode="bilinear")[:, None].repeat(1, 9, 1, 1, 1)
     weight = torch.ones(count, 9, 1, size, size)
     return Scenes.from_pictures(frames[:, 0], frames, frames.flip(0), torch.zeros(count, 9, 57), weight)
+
+
+def shard(data: Scenes, folder: Path) -> list[Path]:
+    data.save(folder / "shard.safetensors")
+    return [folder / "shard.safetensors"]
 
 
 def test_it_starts_by_keeping_the_mean_colour() -> None:
@@ -37,9 +42,9 @@ def test_it_starts_by_keeping_the_mean_colour() -> None:
 
 
 def test_it_learns_and_exports_unit_latents(tmp_path: Path) -> None:
-    data = scenes()
+    data, drawn = scenes(), shard(scenes(), tmp_path)
     clips, references = data.frames[:2].float() / 255, data.reference[:2].float() / 255
-    module = train_autoencoder(data, data[:2], tmp_path, TOY, LoopConfig(steps=60, warmup=5, sample_every=60))
+    module = train_autoencoder(drawn, data[:2], tmp_path, TOY, LoopConfig(steps=60, warmup=5, sample_every=60))
     latents = module.encode(clips)
     assert 0.3 < latents.std() < 3
     loaded = TinyVideoAutoencoder.from_pretrained(tmp_path / "vae")
@@ -51,22 +56,22 @@ def test_it_learns_and_exports_unit_latents(tmp_path: Path) -> None:
 
 
 def test_the_decoder_alone_leaves_latents_as_they_are(tmp_path: Path) -> None:
-    data = scenes()
+    data, drawn = scenes(), shard(scenes(), tmp_path)
     held_out = data.frames[:2, :5].float() / 255
-    first = train_autoencoder(data, data[:2], tmp_path, TOY, LoopConfig(steps=10, sample_every=99))
+    first = train_autoencoder(drawn, data[:2], tmp_path, TOY, LoopConfig(steps=10, sample_every=99))
     config = AutoencoderConfig(**{**TOY.__dict__, "train_encoder": False})
-    second = train_autoencoder(data, data[:2], tmp_path, config, LoopConfig(steps=20, sample_every=99))
+    second = train_autoencoder(drawn, data[:2], tmp_path, config, LoopConfig(steps=20, sample_every=99))
     assert torch.equal(first.encode(held_out), second.encode(held_out))
     assert not torch.equal(first.decoder[1].weight, second.decoder[1].weight)
 
 
-def test_crops_and_their_weights_belong_together() -> None:
+def test_crops_and_their_weights_belong_together(tmp_path: Path) -> None:
     data = scenes()
     marked = torch.zeros(4, 9, 1, 4, 4).half()
     marked[..., 1, 2] = 5
     frames = torch.zeros_like(data.frames)
     frames[..., 8:16, 16:24] = 255
-    source = DrawnClips(Scenes(data.portrait, frames, 255 - frames, data.motion, marked))
+    source = DrawnClips(shard(Scenes(data.portrait, frames, 255 - frames, data.motion, marked), tmp_path))
     generator = torch.Generator().manual_seed(0)
     for _ in range(8):
         clips, references, weight = source.clips(2, 5, 16, generator)
@@ -80,6 +85,7 @@ def test_a_run_may_begin_with_another_autoencoders_weights(tmp_path: Path) -> No
     other = TinyVideoAutoencoder(8, (8, 8, 8), align="start")
     other.save_pretrained(tmp_path / "other")
     loop = LoopConfig(steps=1, warmup=10**9, sample_every=99)
-    module = train_autoencoder(scenes(), scenes()[:2], tmp_path / "run", TOY, loop, start=tmp_path / "other")
+    drawn = shard(scenes(), tmp_path)
+    module = train_autoencoder(drawn, scenes()[:2], tmp_path / "run", TOY, loop, start=tmp_path / "other")
     torch.testing.assert_close(module.encoder[0].weight, other.encoder[0].weight)
-    assert module.detail is not None
+    assert module.blend is not None

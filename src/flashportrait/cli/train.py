@@ -11,7 +11,7 @@ from typing import Any
 from flashportrait.cli.console import Console
 from flashportrait.errors import UserError
 
-STAGES = ("draw", "autoencoder", "encode", "transformer", "export")
+STAGES = ("draw", "autoencoder", "encode", "transformer", "finish", "export")
 
 NANO_DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 30,
@@ -26,8 +26,8 @@ NANO_DEFAULTS: dict[str, Any] = {
 
 NANO_FRAMING: dict[str, Any] = {
     "mode": "face",
-    "resolution": 128,
-    "multiple": 16,
+    "resolution": 256,
+    "multiple": 32,
     "face_size": 0.58,
     "face_center": (0.5, 0.46),
 }
@@ -77,6 +77,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         stages.encode(args.out, args.device)
     if "transformer" in wanted:
         stages.learn_transformer(args.out, recipe, args.device, start=start)
+    if "finish" in wanted:
+        stages.finish(args.out, recipe, args.device)
     if "export" in wanted:
         model = export(args.out)
         console.result({"model": str(model)}, f"{model}: use it with --model {model}")
@@ -97,11 +99,14 @@ def _recipe(args: argparse.Namespace) -> Any:
         recipe,
         autoencoder_loop=replace(recipe.autoencoder_loop, minutes=args.minutes),
         flow_loop=replace(recipe.flow_loop, minutes=args.minutes),
+        finish_loop=replace(recipe.finish_loop, minutes=args.minutes),
     )
 
 
 def export(folder: Path) -> Path:
     """Joins the trained parts to a model folder that the pipeline loads, weights in float16.
+
+    The decoder is the finished one where that stage was run.
 
     Raises:
         UserError: a part hasn't been trained yet.
@@ -116,11 +121,12 @@ def export(folder: Path) -> Path:
     from flashportrait.pipeline import FlashPortraitPipeline
     from flashportrait.training.flow import FlowConfig
 
+    finished = folder / "finish" / "vae"
     sources = {
         "transformer": (FlashPortraitTransformer3DModel, folder / "transformer" / "transformer"),
         "portrait_encoder": (PortraitEncoder, folder / "transformer" / "portrait_encoder"),
         "image_encoder": (PortraitImageEncoder, folder / "transformer" / "image_encoder"),
-        "vae": (TinyVideoAutoencoder, folder / "autoencoder" / "vae"),
+        "vae": (TinyVideoAutoencoder, finished if finished.is_dir() else folder / "autoencoder" / "vae"),
     }
     for name, (_, path) in sources.items():
         if not path.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from diffusers.models.modeling_utils import ModelMixin
@@ -9,15 +10,16 @@ from torch import Tensor, nn
 
 
 class PortraitImageEncoder(ModelMixin, ConfigMixin):
-    """A convolutional pyramid over the portrait: one token every 16 pixels, with its position.
+    """A convolutional pyramid over the portrait: one token every 16 pixels of it, with its position.
 
     Args:
         width: width of the tokens, the transformer's ``image_dim``.
         channels: widths of the three steps before the last, at strides 2, 4 and 8.
+        pool: the portrait is looked at this many times smaller.
     """
 
     @register_to_config
-    def __init__(self, width: int = 256, channels: tuple[int, int, int] = (32, 64, 128)):
+    def __init__(self, width: int = 256, channels: tuple[int, int, int] = (32, 64, 128), pool: int = 1):
         super().__init__()
         layers: list[nn.Module] = []
         previous = 3
@@ -28,7 +30,9 @@ class PortraitImageEncoder(ModelMixin, ConfigMixin):
         self.layers = nn.Sequential(*layers, nn.Conv2d(previous, width, 3, 2, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """``image [b 3 h w]`` in [0, 1], h and w multiples of 16 -> tokens ``[b (h/16 w/16) width]``."""
+        """``image [b 3 h w]`` in [0, 1], h and w multiples of p = 16 pool -> tokens ``[b (h/p w/p) width]``."""
+        if self.config.pool > 1:
+            image = F.avg_pool2d(image, self.config.pool)
         features = self.layers(2 * image - 1)
         grid = features.shape[-2:]
         positions = get_2d_sincos_pos_embed(features.shape[1], grid, device=features.device, output_type="pt")

@@ -76,24 +76,58 @@ class TimeGrow(nn.Module):
         return rearrange(y, "b t (s c) h w -> b (t s) c h w", s=self.stride)
 
 
-class DetailBlock(nn.Module):
-    """What a reference frame adds to a decoded one: looks at both and gives a residual, zero at first."""
+class ReferenceBlend(nn.Module):
+    """Puts a frame together from what is decoded and from a reference frame, bent to fit it.
 
-    def __init__(self, channels: int, width: int):
+    ``frame = decoded + m (bent - decoded)``: a mask ``m`` in [0, 1] and a flow that says where each pixel of ``bent``
+    comes from, both seen from the decoder's features beside the reference. Where the reference shows what is needed,
+    though elsewhere, sharpness costs no latents; an error in them moves a feature rather than smears it.
+
+    Args:
+        channels: of the decoder's features.
+        width: of the block.
+        upscale: rows and columns of the frame for each of the features.
+    """
+
+    def __init__(self, channels: int, width: int, upscale: int):
         super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(channels + 3, width, 3, padding=1),
+        self.upscale = upscale
+        self.near = nn.Conv2d(channels + 3 * upscale**2, width, 3, padding=1)
+        self.far = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 3, 2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=2, dilation=2),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=2, dilation=2),
             nn.ReLU(),
-            nn.Conv2d(width, 3, 3, padding=1),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=4, dilation=4),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, width, 1),
         )
-        nn.init.zeros_(self.conv[-1].weight)
-        nn.init.zeros_(self.conv[-1].bias)
+        self.join = nn.Conv2d(width, width, 3, padding=1)
+        self.plan = nn.Conv2d(width, 3 + 3 * upscale**2, 3, padding=1)
+        nn.init.zeros_(self.plan.weight)
+        nn.init.zeros_(self.plan.bias)
 
-    def forward(self, features: Tensor, reference: Tensor) -> Tensor:
-        """``[n c h w]`` and frames ``[n 3 h w]`` in [0, 1] -> ``[n 3 h w]``."""
-        return self.conv(torch.cat([features, reference.to(features) - 0.5], dim=1))
+    def forward(self, features: Tensor, decoded: Tensor, reference: Tensor) -> Tensor:
+        """Features ``[n c h w]``, decoded frames ``[n 3 h w]``, references and frames ``[n 3 uh uw]``."""
+        seen = F.pixel_unshuffle(reference.to(features) - 0.5, self.upscale)
+        near = F.relu(self.near(torch.cat([features, seen], dim=1)))
+        far = F.interpolate(self.far(near), near.shape[-2:], mode="nearest")
+        flow, mask, detail = self.plan(F.relu(self.join(near + far))).split([2, 1, 3 * self.upscale**2], dim=1)
+        decoded = F.interpolate(decoded, scale_factor=float(self.upscale), mode="nearest")
+        decoded = (decoded + F.pixel_shuffle(detail, self.upscale)).float()
+        mask, flow = (self._enlarge(part.float()) for part in (mask.sigmoid(), flow))
+        return decoded + mask * (bend(reference.float(), self.upscale * flow) - decoded)
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=float(self.upscale), mode="bilinear") if self.upscale > 1 else x
+
+
+def bend(pictures: Tensor, flow: Tensor) -> Tensor:
+    """``pictures [n c h w]`` taken at each pixel's place plus its ``flow [n 2 h w]``, right and down in pixels."""
+    height, width = pictures.shape[-2:]
+    across = (flow[:, 0] + torch.arange(width, device=flow.device) + 0.5) * (2 / width) - 1
+    along = (flow[:, 1] + torch.arange(height, device=flow.device)[:, None] + 0.5) * (2 / height) - 1
+    return F.grid_sample(pictures, torch.stack([across, along], -1), padding_mode="border", align_corners=False)
 
 
 class SoftClamp(nn.Module):
@@ -128,12 +162,6 @@ def _cheapest_order(layers: nn.Sequential) -> list[tuple[int, nn.Module]]:
         if isinstance(first, nn.Upsample) and isinstance(second, TimeGrow):
             order[i], order[j] = order[j], order[i]
     return order
-
-
-def _check_size(frames: Tensor) -> None:
-    height, width = frames.shape[-2:]
-    if height % SPATIAL_RATIO or width % SPATIAL_RATIO:
-        raise ValueError(f"frames are {height}x{width}; height and width must be multiples of {SPATIAL_RATIO}")
 
 
 def _build_encoder(channels: int, latent_channels: int) -> nn.Sequential:
@@ -180,9 +208,11 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             first frame three times, so that latent frame 0 is frame 0 alone and latent frame i holds frames
             ``4i - 3 .. 4i``, which is also what the decoder gives back; frames must then number ``4k + 1``.
         latents_mean, latents_std: per channel; latents are returned as ``(z - mean) / std``. None: as they are.
-        detail_channels: width of a block that takes detail from reference frames, pictures that resemble those to be
-            decoded, at full resolution; 0 for none, as published. What the reference shows needs no room in the
-            latents. With it, every decoding needs the references.
+        reference_channels: width of a block that builds frames from reference frames, pictures that resemble those to
+            be decoded, too (:class:`ReferenceBlend`); 0 for none, as published. With it, every decoding needs the
+            references.
+        upscale: pictures have this many rows and columns for each that is encoded and decoded; what is finer comes
+            from the references. Latents then have ``8 upscale`` times fewer rows and columns than pictures.
 
     The decoder gives four frames for each latent frame and drops the first three, so ``f`` latent frames become
     ``4 (f - 1) + 1`` frames.
@@ -199,14 +229,22 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         align: str = "end",
         latents_mean: list[float] | None = None,
         latents_std: list[float] | None = None,
-        detail_channels: int = 0,
+        reference_channels: int = 0,
+        upscale: int = 1,
     ):
         super().__init__()
         if align not in ("start", "end"):
             raise ValueError(f"align is {align!r}; it must be 'start' or 'end'")
+        if upscale > 1 and not reference_channels:
+            raise ValueError(f"upscale is {upscale} without reference_channels; what is finer comes from references")
         self.encoder = _build_encoder(encoder_channels, latent_channels)
         self.decoder = _build_decoder(tuple(decoder_channels), latent_channels)
-        self.detail = DetailBlock(decoder_channels[-1], detail_channels) if detail_channels else None
+        self.blend = ReferenceBlend(decoder_channels[-1], reference_channels, upscale) if reference_channels else None
+
+    @property
+    def spatial_ratio(self) -> int:
+        """Rows and columns of a picture for each of its latents."""
+        return SPATIAL_RATIO * self.config.upscale
 
     @classmethod
     def from_official(cls, source: Source) -> TinyVideoAutoencoder:
@@ -243,9 +281,14 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             return None
         return tuple(like.new_tensor(values).view(1, 1, -1, 1, 1) for values in (mean, std))
 
+    def _check_size(self, frames: Tensor) -> None:
+        height, width = frames.shape[-2:]
+        if height % self.spatial_ratio or width % self.spatial_ratio:
+            raise ValueError(f"frames are {height}x{width}; height and width must be multiples of {self.spatial_ratio}")
+
     def _aligned(self, frames: Tensor) -> Tensor:
         """Completes ``frames [b t 3 h w]`` to a multiple of four, at the end or the start of the clip."""
-        _check_size(frames)
+        self._check_size(frames)
         count = frames.shape[1]
         if self.config.align == "end":
             missing = -count % TEMPORAL_RATIO
@@ -261,6 +304,8 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
 
     def encode_chunk(self, frames: Tensor, state: State) -> Tensor:
         """Aligned frames ``[b 4n 3 h w]`` -> raw-scaled latents ``[b n c h/8 w/8]``; ``state`` carries on."""
+        if self.config.upscale > 1:
+            frames = F.avg_pool2d(frames.flatten(0, 1), self.config.upscale).unflatten(0, frames.shape[:2])
         latents = _run(self.encoder, frames, state)
         statistics = self._statistics(latents)
         return latents if statistics is None else (latents - statistics[0]) / statistics[1]
@@ -276,15 +321,15 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         statistics = self._statistics(latents)
         if statistics is not None:
             latents = latents * statistics[1] + statistics[0]
-        if self.detail is None:
+        if self.blend is None:
             return _run(self.decoder, latents, state)
         b, n, _, h, w = latents.shape
-        needed = (b, TEMPORAL_RATIO * n, 3, SPATIAL_RATIO * h, SPATIAL_RATIO * w)
+        needed = (b, TEMPORAL_RATIO * n, 3, self.spatial_ratio * h, self.spatial_ratio * w)
         if reference is None or reference.shape != needed:
             found = "none" if reference is None else list(reference.shape)
             raise ValueError(f"this autoencoder decodes beside reference frames {list(needed)}; found {found}")
         features = _run(self.decoder[:-1], latents, state).flatten(0, 1)
-        frames = self.decoder[-1](features) + self.detail(features, reference.flatten(0, 1))
+        frames = self.blend(features, self.decoder[-1](features), reference.flatten(0, 1))
         return frames.unflatten(0, (b, TEMPORAL_RATIO * n))
 
     def encode(self, frames: Tensor, parallel: bool = False) -> Tensor:
@@ -294,7 +339,7 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         ``parallel``, which training wants.
 
         Raises:
-            ValueError: height or width is no multiple of 8, or with ``align="start"`` t is not ``4k + 1``.
+            ValueError: height or width is no multiple of ``spatial_ratio``, or t not ``4k + 1`` with ``align="start"``.
         """
         frames = self._aligned(frames)
         if parallel:
@@ -302,28 +347,33 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         state: State = {}
         return torch.cat([self.encode_chunk(chunk, state) for chunk in frames.split(TEMPORAL_RATIO, dim=1)], dim=1)
 
-    def decode(self, latents: Tensor, parallel: bool = False, reference: Tensor | None = None) -> Tensor:
+    def decode(
+        self, latents: Tensor, parallel: bool = False, reference: Tensor | None = None, clamp: bool = True
+    ) -> Tensor:
         """Latents ``[b f c h w]`` -> frames ``[b 4(f-1)+1 3 8h 8w]`` in [0, 1]; ``parallel`` as in ``encode``.
 
-        ``reference``, where one is needed, has the frames' shape.
+        ``reference``, where one is needed, has the frames' shape. Training wants no ``clamp``: what is cut off learns
+        nothing.
         """
         if reference is not None:
             first = reference[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1)
             reference = torch.cat([first, reference], dim=1)
         if parallel:
-            return self.decode_chunk(latents, {}, reference)[:, TEMPORAL_RATIO - 1 :].clamp(0, 1)
+            frames = self.decode_chunk(latents, {}, reference)[:, TEMPORAL_RATIO - 1 :]
+            return frames.clamp(0, 1) if clamp else frames
         state: State = {}
         pieces = latents.split(1, dim=1)
         references = [None] * len(pieces) if reference is None else reference.split(TEMPORAL_RATIO, dim=1)
-        frames = [self.decode_chunk(z, state, r).clamp(0, 1) for z, r in zip(pieces, references, strict=True)]
-        return torch.cat(frames, dim=1)[:, TEMPORAL_RATIO - 1 :]
+        decoded = [self.decode_chunk(z, state, r) for z, r in zip(pieces, references, strict=True)]
+        frames = torch.cat(decoded, dim=1)[:, TEMPORAL_RATIO - 1 :]
+        return frames.clamp(0, 1) if clamp else frames
 
     def encode_stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Pieces of a clip ``[b n 3 h w]``, of any lengths -> its latent frames ``[b 1 c h/8 w/8]`` as they come."""
         state: State = {}
         pending: Tensor | None = None
         for piece in frames:
-            _check_size(piece)
+            self._check_size(piece)
             if pending is None and self.config.align == "start":
                 piece = torch.cat([piece[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1), piece], dim=1)
             pending = piece if pending is None else torch.cat([pending, piece], dim=1)

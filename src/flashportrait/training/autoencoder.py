@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +27,15 @@ class AutoencoderConfig:
     batch: int = 8
     frames: int = 5
     """Pixel frames a clip, 4k + 1."""
-    crop: int = 64
+    crop: int = 128
     """Pixels a side that the network sees: convolutions don't mind, and crops are cheaper and more varied."""
     lr: float = 1e-3
     train_encoder: bool = True
     """False leaves the latents as they are and improves the decoder alone, beside or after the transformer."""
-    detail_channels: int = 24
-    """Width of the block that takes detail from the turned portrait."""
+    reference_channels: int = 32
+    """Width of the block that builds frames from the turned portrait, too."""
+    upscale: int = 2
+    """Pictures have this many rows and columns for each that is encoded; what is finer comes from the portrait."""
     latent_noise: float = 0.15
     """Largest standard deviation of noise on a clip's latents, so that the decoder learns to forgive errors in them."""
 
@@ -91,14 +93,21 @@ def autoencoder_loss(
     """
     latents = module.encode(clips, parallel=True)
     level = latent_noise * torch.rand(len(clips), 1, 1, 1, 1, device=clips.device)
-    restored = module.decode(latents + level * torch.randn_like(latents), parallel=True, reference=references).float()
+    noisy = latents + level * torch.randn_like(latents)
+    restored = module.decode(noisy, parallel=True, reference=references, clamp=False).float()
+    size = latents.float().square().mean()
+    terms = restoration_loss(restored, clips, weight)
+    return terms | {"loss": terms["loss"] + 1e-3 * size, "latent_power": size}
+
+
+def restoration_loss(restored: Tensor, clips: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Absolute error of colours, of differences between neighbours at three scales, and of change over time."""
     weight = weight / weight.mean()
     colour = (weight * (restored - clips).abs()).mean()
     motion = (weight[:, 1:] * (restored - clips).diff(dim=1).abs()).mean()
     edges = _edge_loss((restored - clips).flatten(0, 1), weight.flatten(0, 1))
-    size = latents.float().square().mean()
     psnr = -10 * torch.log10(F.mse_loss(restored.detach().clamp(0, 1), clips))
-    return {"loss": colour + 2 * edges + motion + 1e-3 * size, "psnr": psnr, "latent_power": size}
+    return {"loss": colour + 2 * edges + motion, "psnr": psnr}
 
 
 def _edge_loss(error: Tensor, weight: Tensor, scales: int = 3) -> Tensor:
@@ -120,7 +129,7 @@ def measure_latents(module: TinyVideoAutoencoder, clips: Iterator[Tensor], count
 
 
 def train_autoencoder(
-    scenes: Scenes,
+    shards: Iterable[Path],
     held_out: Scenes,
     folder: Path,
     config: AutoencoderConfig,
@@ -132,18 +141,22 @@ def train_autoencoder(
     """Trains, logs, samples and exports to ``folder/vae``.
 
     Args:
-        scenes: drawn scenes, whose clips are learned from.
+        shards: files of drawn scenes, whose clips are learned from.
         held_out: scenes never trained on; their PSNR is logged and they are drawn on sample sheets.
-        start: folder of an autoencoder whose weights a new run begins with; a detail block that it lacks begins new.
+        start: folder of an autoencoder whose weights a new run begins with; what it lacks begins new.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     module = TinyVideoAutoencoder(
-        config.encoder_channels, config.decoder_channels, align="start", detail_channels=config.detail_channels
+        config.encoder_channels,
+        config.decoder_channels,
+        align="start",
+        reference_channels=config.reference_channels,
+        upscale=config.upscale,
     )
     initialise_near_identity(module)
     if start is not None:
-        new = {name: value for name, value in module.state_dict().items() if name.startswith("detail.")}
+        new = {name: value for name, value in module.state_dict().items() if name.startswith("blend.")}
         module.load_state_dict(new | TinyVideoAutoencoder.from_pretrained(start).state_dict())
     module.encoder.requires_grad_(config.train_encoder)
     module = module.to(device=device, memory_format=torch.channels_last)
@@ -168,7 +181,7 @@ def train_autoencoder(
     if not config.train_encoder:
         # The latents in use are those of the averaged encoder.
         module.encoder.load_state_dict(stage.ema.module.encoder.state_dict())
-    source = DrawnClips(scenes)
+    source = DrawnClips(shards)
     batches = (source.clips(config.batch, config.frames, config.crop, generator) for _ in itertools.count())
     averaged = stage.run(batches)
     if config.train_encoder:

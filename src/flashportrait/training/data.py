@@ -6,7 +6,7 @@ Scenes are drawn once, encoded once and kept: drawing and encoding cost more tha
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import Self
@@ -180,22 +181,41 @@ class PhotoScenes:
         return Scenes.from_pictures(portrait, drawn.frames[None], turned[None], drawn.motion[None], weight[None])
 
 
-class DrawnClips:
-    """Clips of scenes already drawn, as the autoencoder's training wants them."""
+def scene_places(paths: Iterable[Path]) -> list[tuple[Path, int]]:
+    """Where every scene of some shards lies: its file and its place there."""
+    places = []
+    for path in paths:
+        with safe_open(path, "pt") as shard:
+            count = shard.get_slice(next(iter(shard.keys()))).get_shape()[0]
+        places += [(path, index) for index in range(count)]
+    return places
 
-    def __init__(self, scenes: Scenes):
-        self.scenes = scenes
+
+def read_scene(path: Path, index: int, names: Sequence[str], frames: slice = slice(None)) -> list[Tensor]:
+    """Some tensors of one scene, ``[1 t ...]``, without reading the others; ``frames`` are cut from each of them."""
+    with safe_open(path, "pt") as shard:
+        return [shard.get_slice(name)[index : index + 1, frames] for name in names]
+
+
+class DrawnClips:
+    """Clips of scenes already drawn, as the autoencoder's training wants them; pictures stay on disk until needed."""
+
+    def __init__(self, shards: Iterable[Path]):
+        self._places = scene_places(shards)
+        with safe_open(self._places[0][0], "pt") as shard:
+            self._frames = shard.get_slice("frames").get_shape()[1]
 
     def clips(self, count: int, frames: int, crop: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Clips and their references ``[count frames 3 crop crop]`` in [0, 1], weights ``[count frames 1 crop crop]``.
 
         Crops are drawn from the middle of the picture more often than from its rim: that is where faces are.
         """
-        index = torch.randint(0, len(self.scenes), (count,), generator=generator)
-        start = torch.randint(0, self.scenes.frames.shape[1] - frames + 1, (), generator=generator)
-        pictures = self.scenes.frames[index, start : start + frames]
-        references = self.scenes.reference[index, start : start + frames]
-        weight = self.scenes.weight[index, start : start + frames].float()
+        start = int(torch.randint(0, self._frames - frames + 1, (), generator=generator))
+        chosen = torch.randint(0, len(self._places), (count,), generator=generator).tolist()
+        names, span = ("frames", "reference", "weight"), slice(start, start + frames)
+        parts = [read_scene(*self._places[index], names, span) for index in chosen]
+        pictures, references, weight = (torch.cat(part) for part in zip(*parts, strict=True))
+        weight = weight.float()
         places = (pictures.shape[-1] - crop) // SPATIAL_RATIO + 1
         top, left = (torch.randint(0, places, (2, 3), generator=generator).median(dim=1).values).tolist()
         weight = weight[..., top : top + crop // SPATIAL_RATIO, left : left + crop // SPATIAL_RATIO]
@@ -207,7 +227,7 @@ class DrawnClips:
 
 @dataclass(frozen=True)
 class LatentScenes(TensorRecord):
-    """n scenes as the transformer meets them; h = w = s / 8."""
+    """n scenes as the transformer meets them; h = w are s / 8, or less where the autoencoder scales pictures."""
 
     latents: Tensor
     """[n f 16 h w] of the frames, float16"""
@@ -246,13 +266,14 @@ def _encode(scenes: Scenes, vae: TinyVideoAutoencoder) -> LatentScenes:
         with torch.autocast(device_type=vae.device.type, dtype=torch.bfloat16):
             return vae.encode(pictures.to(vae.device), parallel=True).half().cpu()
 
-    later = rearrange(scenes.weight[:, 1:].float(), "n (f r) c h w -> n f r c h w", r=TEMPORAL_RATIO).mean(dim=2)
+    weight = F.avg_pool2d(scenes.weight.float().flatten(0, 1), vae.config.upscale).unflatten(0, scenes.weight.shape[:2])
+    later = rearrange(weight[:, 1:], "n (f r) c h w -> n f r c h w", r=TEMPORAL_RATIO).mean(dim=2)
     return LatentScenes(
         latents=encode(scenes.frames.float() / 255),
         reference=encode(scenes.reference.float() / 255),
         portrait=scenes.portrait,
         motion=scenes.motion,
-        weight=torch.cat([scenes.weight[:, :1].float(), later], dim=1).half(),
+        weight=torch.cat([weight[:, :1], later], dim=1).half(),
     )
 
 

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from flashportrait.errors import UserError
 from flashportrait.face.motion import BLENDSHAPES
 from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.portrait_encoder import PortraitEncoder
@@ -33,6 +34,8 @@ class FlowConfig:
     ffn_ratio: int = 4
     patch_size: int = 2
     """Rows and columns of latents that make one token."""
+    image_pool: int = 2
+    """The image encoder looks at the portrait this many times smaller."""
     token_dim: int = 256
     """Width of the expression tokens."""
     mouth_queries: int = 3
@@ -97,11 +100,17 @@ class PortraitModel(nn.Module):
             frame_phases=True,
             group_bias=True,
         )
-        self.image_encoder = PortraitImageEncoder(width)
+        self.image_encoder = PortraitImageEncoder(width, pool=config.image_pool)
 
     def take_weights(self, folder: Path) -> None:
-        """Takes over the weights of the parts in ``folder``, which must be of this configuration."""
+        """Takes over the weights of the parts in ``folder``, which must be of this configuration.
+
+        Raises:
+            UserError: a part is missing.
+        """
         for name in PARTS:
+            if not (folder / name).is_dir():
+                raise UserError(f"{folder / name} is missing; train the transformer first, or give a model's folder")
             part = getattr(self, name)
             part.load_state_dict(type(part).from_pretrained(folder / name).state_dict())
 

@@ -1,9 +1,11 @@
 """The recipe of the embedded model, stage by stage, in one folder that any later run goes on from.
 
-``draw`` scenes -> ``autoencoder`` -> ``encode`` scenes -> ``transformer`` -> a folder that the pipeline loads::
+``draw`` scenes -> ``autoencoder`` -> ``encode`` scenes -> ``transformer`` -> ``finish`` the decoder -> a folder that
+the pipeline loads::
 
     RUN/scenes/*.safetensors   drawn scenes, pictures         RUN/latents/*.safetensors   the same, encoded
-    RUN/autoencoder/           log, samples, state, vae/      RUN/transformer/            log, samples, state, parts
+    RUN/sampled/*.safetensors  what the transformer makes     RUN/transformer/            log, samples, state, parts
+    RUN/autoencoder/           log, samples, state, vae/      RUN/finish/                 the same, of the last stage
 """
 
 from __future__ import annotations
@@ -28,13 +30,14 @@ from flashportrait.training.data import (
     encode_scenes,
     shard_batches,
 )
+from flashportrait.training.finish import FinishConfig, SampledScenes, sample_shards, scene_batches, train_finish
 from flashportrait.training.flow import FlowConfig, PortraitModel, train_flow
 from flashportrait.training.loop import LoopConfig
 from flashportrait.training.photos import PhotoSet
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("draw", "autoencoder", "encode", "transformer")
+STAGES = ("draw", "autoencoder", "encode", "transformer", "finish")
 HELD_OUT = "held_out"
 """Shards whose name starts with this are never trained on."""
 
@@ -43,7 +46,7 @@ HELD_OUT = "held_out"
 class Recipe:
     """Sizes and lengths of every stage of the embedded model ``nano``."""
 
-    size: int = 128
+    size: int = 256
     """Pixels a side."""
     clip_frames: int = 13
     """Pixel frames a scene, 4k + 1."""
@@ -57,6 +60,10 @@ class Recipe:
     autoencoder_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, sample_every=250))
     flow: FlowConfig = field(default_factory=FlowConfig)
     flow_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=60_000, sample_every=500, save_every=500))
+    finish: FinishConfig = field(default_factory=FinishConfig)
+    finish_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, ema=0.995, sample_every=250))
+    finish_scenes: int = 4
+    """Held-out scenes of each source by which that stage is watched."""
 
 
 def draw(folder: Path, recipe: Recipe, photos: list[Path], device: str = "cpu", seed: int = 0) -> None:
@@ -83,10 +90,9 @@ def draw(folder: Path, recipe: Recipe, photos: list[Path], device: str = "cpu", 
 def learn_autoencoder(folder: Path, recipe: Recipe, device: str = "cpu") -> TinyVideoAutoencoder:
     """Trains the autoencoder on the drawn scenes."""
     training, held_out = _shards(folder / "scenes")
-    scenes = Scenes.join([Scenes.load(path) for path in training])
     shown = Scenes.join([Scenes.load(path)[:4] for path in held_out])
     config, loop = recipe.autoencoder, recipe.autoencoder_loop
-    return train_autoencoder(scenes, shown, folder / "autoencoder", config, loop, device)
+    return train_autoencoder(training, shown, folder / "autoencoder", config, loop, device)
 
 
 def encode(folder: Path, device: str = "cpu") -> None:
@@ -115,6 +121,19 @@ def learn_transformer(
     batches = shard_batches(folder / "latents", recipe.batch, torch.Generator().manual_seed(seed))
     vae, target = load_autoencoder(folder, device), folder / "transformer"
     return train_flow(batches, held_out, references, vae, target, recipe.flow, recipe.flow_loop, device, seed, start)
+
+
+def finish(folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0) -> TinyVideoAutoencoder:
+    """Samples the encoded scenes with the trained transformer, and trains the decoder on what comes out."""
+    model = PortraitModel(recipe.flow).eval()
+    model.take_weights(folder / "transformer")
+    sample_shards(folder, model.to(device), recipe.flow.shift)
+    names = [path.name for path in sorted((folder / "latents_held_out").glob("*.safetensors"))]
+    shown = [SampledScenes.read(folder, name, index) for name in names for index in range(recipe.finish_scenes)]
+    batches = scene_batches(folder, recipe.finish.batch, torch.Generator().manual_seed(seed))
+    start, target = folder / "autoencoder" / "vae", folder / "finish"
+    held_out = SampledScenes.join(shown)
+    return train_finish(batches, held_out, start, target, recipe.finish, recipe.finish_loop, device, seed)
 
 
 def take_autoencoder(folder: Path, model: Path) -> None:
