@@ -133,10 +133,10 @@ class PortraitTurned:
         if index not in self._drawn:
             frames = torch.arange(TEMPORAL_RATIO * (index - 1) + 1, TEMPORAL_RATIO * index + 1)
             rows = self._head_pose[frames.clamp(0, len(self._head_pose) - 1)]
-            self._drawn[index] = self._rig.turn(rows, self._size)[None]
+            self._drawn[index] = self._rig.turn(rows, self._size)[None].half()
             if len(self._drawn) > KEPT_PICTURES:
                 del self._drawn[next(iter(self._drawn))]
-        return self._drawn[index]
+        return self._drawn[index].float()
 
 
 def with_mask(portrait_latents: Tensor) -> Tensor:
