@@ -42,8 +42,8 @@ from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
 from flashportrait.loading import load_pipeline
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.sampling.fitted import fit
-from flashportrait.sampling.speed import preset
 from flashportrait.sampling.predictor import evenly_spread
+from flashportrait.sampling.speed import preset
 from flashportrait.weights.folder import model_folder
 
 STEPS = 30
