@@ -43,14 +43,12 @@ from flashportrait.loading import load_pipeline
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.sampling.fitted import fit
 from flashportrait.sampling.predictor import evenly_spread
-from flashportrait.sampling.speed import preset
+from flashportrait.sampling.speed import SPEEDS, preset
 from flashportrait.weights.folder import model_folder
 
 STEPS = 30
 CALLS, QUICK_CALLS = (15, 10, 8, 5, 4, 3), (10, 5, 3)
 """About 2, 3, 4, 6, 8 and 10 times fewer than the reference."""
-PREDICTING = ("balanced", "fast", "turbo")
-"""Speeds of the dial that predict."""
 FACE_STRIDE = 3
 TUNING_ROUNDS, TUNING_FRAMES = 8, 17
 LONG_FAMILIES = ("Euler", "UniPC", "ALP (paper)", "newton 1 corrected, spread", "fitted", "dial", "TaylorSeer n=1")
@@ -197,7 +195,11 @@ def choose_methods(runner: Runner, args: argparse.Namespace) -> list[methods.Met
     if any(wanted(f"fitted {each}") for each in calls):
         chosen += fitted_methods(pipeline, calls, 2 if args.quick else 8, args.seed + 5000)
     dial = pipeline.config.defaults.get("speeds")
-    chosen += [methods.Method(f"--speed {name}", "dial", {"predictor": preset(name, dial)}) for name in PREDICTING]
+    chosen += [
+        methods.Method(f"--speed {name}", "dial", {"predictor": preset(name, dial)})
+        for name in SPEEDS
+        if name != "exact"
+    ]
     if args.quick:
         chosen = [method for method in chosen if "modules" not in method.name]
     return [methods.exact(STEPS), *(method for method in chosen if wanted(method.name))]

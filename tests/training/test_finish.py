@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from flashportrait.errors import UserError
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.training.autoencoder import initialise_near_identity
 from flashportrait.training.data import LatentScenes, Scenes
-from flashportrait.training.finish import FinishConfig, SampledScenes, finish_loss, scene_batches, train_finish
+from flashportrait.training.finish import FinishConfig, SampledScenes, Samples, finish_loss, scene_batches, train_finish
 from flashportrait.training.loop import LoopConfig
 
 COUNT, FRAMES, SIDE = 3, 5, 64
@@ -29,8 +28,7 @@ def write_run(folder: Path) -> None:
     Scenes(portrait, picture, picture.clone(), motion, weight).save(folder / "scenes" / "a.safetensors")
     scenes = LatentScenes(latents, latents.clone(), portrait, motion, weight[:, :2, :, ::2, ::2])
     scenes.save(folder / "latents" / "a.safetensors")
-    (folder / "sampled").mkdir()
-    save_file({"sampled": (latents + 0.5).contiguous()}, folder / "sampled" / "a.safetensors")
+    Samples(latents + 0.5).save(folder / "sampled" / "a.safetensors")
 
 
 def test_pictures_weights_and_latents_of_a_crop_belong_together(tmp_path: Path) -> None:

@@ -212,7 +212,8 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             be decoded, too (:class:`ReferenceBlend`); 0 for none, as published. With it, every decoding needs the
             references.
         upscale: pictures have this many rows and columns for each that is encoded and decoded; what is finer comes
-            from the references. Latents then have ``8 upscale`` times fewer rows and columns than pictures.
+            from the references. Latents then have ``8 upscale`` times fewer rows and columns than pictures; the
+            shapes below are written for 1.
 
     The decoder gives four frames for each latent frame and drops the first three, so ``f`` latent frames become
     ``4 (f - 1) + 1`` frames.

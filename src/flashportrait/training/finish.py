@@ -9,7 +9,6 @@ latents, stay as they are.
 from __future__ import annotations
 
 import logging
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flashportrait.errors import UserError
@@ -46,6 +44,14 @@ class FinishConfig:
     """Largest standard deviation of noise on latents."""
     focus: float = 2.0
     """Exponent of the loss weights: above 1, lips and eyes count for more than their scenes say."""
+
+
+@dataclass(frozen=True)
+class Samples(TensorRecord):
+    """What the transformer made of n scenes."""
+
+    sampled: Tensor
+    """[n f 16 h w] float16"""
 
 
 @dataclass(frozen=True)
@@ -100,10 +106,7 @@ def sample_shards(folder: Path, model: PortraitModel, shift: float, steps: int =
         seed = zlib.crc32(path.name.encode())
         with torch.autocast(device_type=device.type, dtype=torch.bfloat16):
             sampled = [sample_latents(model, part, steps, shift, seed + i) for i, part in enumerate(parts)]
-        target.parent.mkdir(exist_ok=True)
-        temporary = target.with_name(target.name + ".part")
-        save_file({"sampled": torch.cat(sampled).half().cpu().contiguous()}, temporary)
-        os.replace(temporary, target)
+        Samples(torch.cat(sampled).half().cpu()).save(target)
         logger.info("sampled %s", path.name)
 
 
