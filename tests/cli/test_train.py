@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -86,6 +87,18 @@ def test_finishing_leaves_the_encoder_as_it_was(run_folder: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before.encoder.parameters(), after.encoder.parameters(), strict=True))
     assert not torch.equal(before.decoder[1].weight, after.decoder[1].weight)
     assert before.config.latents_mean == after.config.latents_mean
+
+
+def test_scenes_are_sampled_anew_only_after_the_transformer_was_trained_on(run_folder: Path) -> None:
+    sampled = next((run_folder / "sampled").iterdir())
+    stages.finish(run_folder, TOY)
+    before = sampled.stat().st_mtime_ns
+    stages.finish(run_folder, TOY)
+    assert sampled.stat().st_mtime_ns == before
+    weights = next((run_folder / "transformer" / "transformer").glob("*.safetensors"))
+    os.utime(weights, ns=(before + 10**9, before + 10**9))
+    stages.finish(run_folder, TOY)
+    assert sampled.stat().st_mtime_ns != before
 
 
 def test_a_run_may_begin_with_a_models_weights(run_folder: Path, tmp_path: Path) -> None:

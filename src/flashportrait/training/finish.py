@@ -28,6 +28,9 @@ from flashportrait.training.samples import save_sheet
 
 logger = logging.getLogger(__name__)
 
+SAMPLED_AT_ONCE = 16
+"""Scenes in one batch of sampling."""
+
 
 @dataclass(frozen=True)
 class FinishConfig:
@@ -94,15 +97,20 @@ def _latents(folder: Path, name: str) -> Path:
     return kept if kept.exists() else folder / "latents_held_out" / name
 
 
-def sample_shards(folder: Path, model: PortraitModel, shift: float, steps: int = 10, batch: int = 16) -> None:
-    """Samples the scenes of a run that aren't sampled yet, as ``folder/sampled/*.safetensors``."""
+def sample_shards(folder: Path, model: PortraitModel, since: float, shift: float, steps: int = 10) -> None:
+    """Samples the scenes of a run as ``folder/sampled/*.safetensors``, save those whose file is younger than ``since``.
+
+    ``since``: when the model was trained, in seconds, as a file's time.
+    """
     device = next(model.parameters()).device
     for path in sorted(folder.glob("latents*/*.safetensors")):
         target = folder / "sampled" / path.name
-        if target.exists():
+        if target.exists() and target.stat().st_mtime >= since:
             continue
         scenes = LatentScenes.load(path)
-        parts = [scenes[first : first + batch].to(str(device)) for first in range(0, len(scenes), batch)]
+        parts = [
+            scenes[first : first + SAMPLED_AT_ONCE].to(str(device)) for first in range(0, len(scenes), SAMPLED_AT_ONCE)
+        ]
         seed = zlib.crc32(path.name.encode())
         with torch.autocast(device_type=device.type, dtype=torch.bfloat16):
             sampled = [sample_latents(model, part, steps, shift, seed + i) for i, part in enumerate(parts)]

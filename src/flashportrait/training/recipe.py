@@ -127,7 +127,8 @@ def finish(folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0) -> 
     """Samples the encoded scenes with the trained transformer, and trains the decoder on what comes out."""
     model = PortraitModel(recipe.flow).eval()
     model.take_weights(folder / "transformer")
-    sample_shards(folder, model.to(device), recipe.flow.shift)
+    trained = max(path.stat().st_mtime for path in (folder / "transformer").glob("*/*.safetensors"))
+    sample_shards(folder, model.to(device), trained, recipe.flow.shift)
     names = [path.name for path in sorted((folder / "latents_held_out").glob("*.safetensors"))]
     shown = [SampledScenes.read(folder, name, index) for name in names for index in range(recipe.finish_scenes)]
     batches = scene_batches(folder, recipe.finish.batch, torch.Generator().manual_seed(seed))
