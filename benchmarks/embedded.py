@@ -203,7 +203,8 @@ def reconstruct(pipeline: FlashPortraitPipeline, case: Case) -> Tensor:
         torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])[None].to(pipeline.vae.dtype)
         for frames in (case.truth, turned)
     )
-    return pipeline.vae.decode(pipeline.vae.encode(clip), reference=reference)[0, : len(case.truth)].float()
+    latents = pipeline.vae.encode(clip, reference=reference)
+    return pipeline.vae.decode(latents, reference=reference)[0, : len(case.truth)].float()
 
 
 def _note(

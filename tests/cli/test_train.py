@@ -26,16 +26,19 @@ from flashportrait.training.loop import LoopConfig
 from flashportrait.training.recipe import Recipe
 
 SHORT = LoopConfig(steps=2, warmup=1, log_every=1, sample_every=2, save_every=2)
+TOY_AUTOENCODER = AutoencoderConfig(
+    encoder_channels=8, decoder_channels=(8, 8, 8), batch=2, crop=32, reference_channels=4
+)
 TOY = Recipe(
     size=64,
     clip_frames=5,
     shard=3,
     scenes=3,
     batch=2,
-    autoencoder=AutoencoderConfig(
-        encoder_channels=8, decoder_channels=(8, 8, 8), batch=2, crop=32, reference_channels=4
-    ),
+    autoencoder=TOY_AUTOENCODER,
     autoencoder_loop=SHORT,
+    differences=replace(TOY_AUTOENCODER, differences=True),
+    differences_loop=SHORT,
     flow=FlowConfig(heads=1, layers=1, ffn_ratio=1, token_dim=16, compile=False),
     flow_loop=SHORT,
     finish=FinishConfig(batch=2, crop=3),
@@ -80,11 +83,13 @@ def test_the_exported_model_animates(run_folder: Path) -> None:
     assert video.frames[0].shape == (256, 256, 3)
 
 
-def test_finishing_leaves_the_encoder_as_it_was(run_folder: Path) -> None:
+def test_finishing_leaves_the_encoders_as_they_were(run_folder: Path) -> None:
     before, after = (
         TinyVideoAutoencoder.from_pretrained(run_folder / stage / "vae") for stage in ("autoencoder", "finish")
     )
-    assert all(torch.equal(a, b) for a, b in zip(before.encoder.parameters(), after.encoder.parameters(), strict=True))
+    for name in ("encoder", "difference_encoder"):
+        pairs = zip(getattr(before, name).parameters(), getattr(after, name).parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(before.decoder[1].weight, after.decoder[1].weight)
     assert before.config.latents_mean == after.config.latents_mean
 

@@ -193,6 +193,18 @@ def test_a_new_blend_is_half_reference_and_a_missing_reference_is_refused():
 
 
 @torch.no_grad()
+def test_restoring_shows_training_what_decoding_hides():
+    vae, latents, reference = make_blending(2), 5 * torch.randn(1, 2, 3, 1, 2), torch.rand(1, 5, 3, 16, 32)
+    frames, bent = vae.restore(latents, reference)
+    assert torch.equal(frames.clamp(0, 1), vae.decode(latents, parallel=True, reference=reference))
+    assert not torch.equal(frames, frames.clamp(0, 1))
+    assert not torch.allclose(bent, reference, atol=1e-3)
+    vae.blend.plan.weight.zero_()
+    vae.blend.plan.bias.zero_()
+    torch.testing.assert_close(vae.restore(latents, reference)[1], reference)
+
+
+@torch.no_grad()
 def test_upscaled_latents_are_those_of_the_smaller_picture():
     vae, frames = make_blending(2), torch.rand(1, 5, 3, 32, 48)
     small = TinyVideoAutoencoder(4, (8, 6, 4), 3, align="start").eval()
@@ -204,6 +216,27 @@ def test_upscaled_latents_are_those_of_the_smaller_picture():
         vae.encode(frames[..., :40])
     with pytest.raises(ValueError, match="upscale is 2 without reference_channels"):
         TinyVideoAutoencoder(4, (8, 6, 4), 3, upscale=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("upscale", [1, 2])
+def test_a_second_encoder_is_given_the_reference(upscale: int):
+    options = {"align": "start", "reference_channels": 5, "upscale": upscale}
+    vae = TinyVideoAutoencoder(4, (8, 6, 4), 3, differences=True, **options).eval()
+    first = TinyVideoAutoencoder(4, (8, 6, 4), 3, **options).eval()
+    first.load_state_dict({k: v for k, v in vae.state_dict().items() if not k.startswith("difference_")})
+    frames, reference = torch.rand(2, 2, 9, 3, 32, 48)
+    assert torch.equal(vae.encode(frames), first.encode(frames))
+    assert torch.equal(first.encode(frames, reference=reference), first.encode(frames))
+    latents = vae.encode(frames, reference=reference)
+    torch.testing.assert_close(vae.encode(frames, parallel=True, reference=reference), latents)
+    state, parts = {}, [torch.cat([x[:, :1].repeat(1, 3, 1, 1, 1), x], dim=1).split(4, 1) for x in (frames, reference)]
+    streamed = [vae.encode_chunk(f, state, r) for f, r in zip(*parts, strict=True)]
+    assert torch.equal(torch.cat(streamed, dim=1), latents)
+    for changed in (vae.encode(frames), vae.encode(frames, reference=frames)):
+        assert not torch.equal(changed, latents)
+    with pytest.raises(ValueError, match="differences is True without reference_channels"):
+        TinyVideoAutoencoder(4, (8, 6, 4), 3, differences=True)
 
 
 def test_bending_takes_pixels_from_where_the_flow_points():

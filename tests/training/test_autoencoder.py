@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
-from flashportrait.training.autoencoder import AutoencoderConfig, initialise_near_identity, train_autoencoder
+from flashportrait.training.autoencoder import (
+    AutoencoderConfig,
+    build_autoencoder,
+    initialise_near_identity,
+    restoration_loss,
+    train_autoencoder,
+)
 from flashportrait.training.data import DrawnClips, Scenes
 from flashportrait.training.loop import LoopConfig
 
 TOY = AutoencoderConfig(encoder_channels=8, decoder_channels=(8, 8, 8), batch=2, crop=16, lr=3e-3, upscale=1)
+DIFFERENCES = replace(TOY, differences=True, latent_noise=0.3)
 
 
 def scenes(count: int = 4, size: int = 32) -> Scenes:
@@ -55,14 +65,59 @@ def test_it_learns_and_exports_unit_latents(tmp_path: Path) -> None:
     assert (tmp_path / "sample_000060.png").is_file()
 
 
-def test_the_decoder_alone_leaves_latents_as_they_are(tmp_path: Path) -> None:
-    data, drawn = scenes(), shard(scenes(), tmp_path)
-    held_out = data.frames[:2, :5].float() / 255
-    first = train_autoencoder(drawn, data[:2], tmp_path, TOY, LoopConfig(steps=10, sample_every=99))
-    config = AutoencoderConfig(**{**TOY.__dict__, "train_encoder": False})
-    second = train_autoencoder(drawn, data[:2], tmp_path, config, LoopConfig(steps=20, sample_every=99))
-    assert torch.equal(first.encode(held_out), second.encode(held_out))
-    assert not torch.equal(first.decoder[1].weight, second.decoder[1].weight)
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoencoder without a second encoder."""
+    folder = tmp_path_factory.mktemp("first")
+    train_autoencoder(shard(scenes(), folder), scenes()[:2], folder, TOY, LoopConfig(steps=60, warmup=5))
+    return folder / "vae"
+
+
+def test_a_second_encoder_begins_as_the_first(first: Path) -> None:
+    before, module = TinyVideoAutoencoder.from_pretrained(first), build_autoencoder(DIFFERENCES, first)
+    clips, references = torch.rand(2, 1, 5, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(module.encode(clips, reference=references), before.encode(clips))
+        torch.testing.assert_close(module.encode(references), before.encode(references))
+    with pytest.raises(ValueError, match="needs an autoencoder to start with"):
+        build_autoencoder(DIFFERENCES, None)
+
+
+def test_a_second_encoder_learns_and_leaves_latents_of_references_as_they_are(first: Path, tmp_path: Path) -> None:
+    data, drawn, loop = scenes(), shard(scenes(), tmp_path), LoopConfig(steps=60, warmup=5)
+    module = train_autoencoder(drawn, data[:2], tmp_path, DIFFERENCES, loop, start=first)
+    before, after = (TinyVideoAutoencoder.from_pretrained(path) for path in (first, tmp_path / "vae"))
+    clips, references = data.frames[:2].float() / 255, data.reference[:2].float() / 255
+    assert before.config.latents_std != after.config.latents_std
+    with torch.no_grad():
+        torch.testing.assert_close(after.encode(references), before.encode(references), atol=1e-3, rtol=1e-3)
+        latents = after.encode(clips, reference=references)
+        assert torch.equal(latents, module.encode(clips, reference=references))
+        assert 0.3 < latents.std() < 3
+
+        def error(autoencoder: TinyVideoAutoencoder, latents: Tensor) -> float:
+            return float((autoencoder.decode(latents, reference=references) - clips).abs().mean())
+
+        assert error(after, latents) < error(before, before.encode(clips))
+    assert after.difference_encoder[0].weight[:, 3:].abs().max() > 1e-3
+
+
+def test_the_flow_learns_where_the_mask_hides_it() -> None:
+    clips = torch.rand(1, 2, 3, 16, 16)
+    bent = torch.rand(1, 2, 3, 16, 16, requires_grad=True)
+    weight = torch.ones(1, 2, 1, 16, 16)
+    terms = restoration_loss(clips, bent, clips, weight)
+    assert terms["psnr"] == torch.inf
+    terms["loss"].backward()
+    assert (bent.grad != 0).float().mean() > 0.5
+    assert restoration_loss(clips, clips, clips, weight)["loss"] == 0
+    target, near, far = torch.zeros(3, 1, 2, 3, 16, 16)
+    target[..., 14, 0], near[..., 12, 0], far[..., 1, 0] = 1, 1, 1
+
+    def bent_loss(bent: Tensor) -> Tensor:
+        return restoration_loss(target, bent, target, weight)["bent"]
+
+    assert 0 < bent_loss(near) < bent_loss(far)
 
 
 def test_crops_and_their_weights_belong_together(tmp_path: Path) -> None:

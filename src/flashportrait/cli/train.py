@@ -98,6 +98,7 @@ def _recipe(args: argparse.Namespace) -> Any:
     return replace(
         recipe,
         autoencoder_loop=replace(recipe.autoencoder_loop, minutes=args.minutes),
+        differences_loop=replace(recipe.differences_loop, minutes=args.minutes),
         flow_loop=replace(recipe.flow_loop, minutes=args.minutes),
         finish_loop=replace(recipe.finish_loop, minutes=args.minutes),
     )

@@ -107,8 +107,11 @@ class ReferenceBlend(nn.Module):
         nn.init.zeros_(self.plan.weight)
         nn.init.zeros_(self.plan.bias)
 
-    def forward(self, features: Tensor, decoded: Tensor, reference: Tensor) -> Tensor:
-        """Features ``[n c h w]``, decoded frames ``[n 3 h w]``, references and frames ``[n 3 uh uw]``."""
+    def forward(self, features: Tensor, decoded: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames and the bent references they were made with, from features, decoded frames and references.
+
+        Features are ``[n c h w]``, decoded frames ``[n 3 h w]``, all others ``[n 3 uh uw]``.
+        """
         seen = F.pixel_unshuffle(reference.to(features) - 0.5, self.upscale)
         near = F.relu(self.near(torch.cat([features, seen], dim=1)))
         far = F.interpolate(self.far(near), near.shape[-2:], mode="nearest")
@@ -116,7 +119,8 @@ class ReferenceBlend(nn.Module):
         decoded = F.interpolate(decoded, scale_factor=float(self.upscale), mode="nearest")
         decoded = (decoded + F.pixel_shuffle(detail, self.upscale)).float()
         mask, flow = (self._enlarge(part.float()) for part in (mask.sigmoid(), flow))
-        return decoded + mask * (bend(reference.float(), self.upscale * flow) - decoded)
+        bent = bend(reference.float(), self.upscale * flow)
+        return decoded + mask * (bent - decoded), bent
 
     def _enlarge(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=float(self.upscale), mode="bilinear") if self.upscale > 1 else x
@@ -164,8 +168,8 @@ def _cheapest_order(layers: nn.Sequential) -> list[tuple[int, nn.Module]]:
     return order
 
 
-def _build_encoder(channels: int, latent_channels: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.ReLU()]
+def _build_encoder(channels: int, latent_channels: int, pictures: int = 1) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(3 * pictures, channels, 3, padding=1), nn.ReLU()]
     for time_stride in (2, 2, 1):
         layers += [TimePool(channels, time_stride), nn.Conv2d(channels, channels, 3, 2, 1, bias=False)]
         layers += [MemoryBlock(channels) for _ in range(3)]
@@ -214,6 +218,8 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         upscale: pictures have this many rows and columns for each that is encoded and decoded; what is finer comes
             from the references. Latents then have ``8 upscale`` times fewer rows and columns than pictures; the
             shapes below are written for 1.
+        differences: have a second encoder, which is given the reference frames, too, and so needs to say only
+            what differs from them. Its latents are what is decoded; the first one's are of references.
 
     The decoder gives four frames for each latent frame and drops the first three, so ``f`` latent frames become
     ``4 (f - 1) + 1`` frames.
@@ -232,13 +238,17 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         latents_std: list[float] | None = None,
         reference_channels: int = 0,
         upscale: int = 1,
+        differences: bool = False,
     ):
         super().__init__()
         if align not in ("start", "end"):
             raise ValueError(f"align is {align!r}; it must be 'start' or 'end'")
         if upscale > 1 and not reference_channels:
             raise ValueError(f"upscale is {upscale} without reference_channels; what is finer comes from references")
+        if differences and not reference_channels:
+            raise ValueError("differences is True without reference_channels; both go by reference frames")
         self.encoder = _build_encoder(encoder_channels, latent_channels)
+        self.difference_encoder = _build_encoder(encoder_channels, latent_channels, 2) if differences else None
         self.decoder = _build_decoder(tuple(decoder_channels), latent_channels)
         self.blend = ReferenceBlend(decoder_channels[-1], reference_channels, upscale) if reference_channels else None
 
@@ -303,11 +313,17 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         """Latent frames after which the encoder has forgotten an input."""
         return 1 + sum(isinstance(layer, MemoryBlock) for layer in self.encoder)
 
-    def encode_chunk(self, frames: Tensor, state: State) -> Tensor:
-        """Aligned frames ``[b 4n 3 h w]`` -> raw-scaled latents ``[b n c h/8 w/8]``; ``state`` carries on."""
+    def encode_chunk(self, frames: Tensor, state: State, reference: Tensor | None = None) -> Tensor:
+        """Aligned frames ``[b 4n 3 h w]`` -> raw-scaled latents ``[b n c h/8 w/8]``; ``state`` carries on.
+
+        With ``reference``, of the frames' shape, latents say what differs from it.
+        """
+        encoder = self.encoder
+        if reference is not None and self.difference_encoder is not None:
+            frames, encoder = torch.cat([frames, reference.to(frames)], dim=2), self.difference_encoder
         if self.config.upscale > 1:
             frames = F.avg_pool2d(frames.flatten(0, 1), self.config.upscale).unflatten(0, frames.shape[:2])
-        latents = _run(self.encoder, frames, state)
+        latents = _run(encoder, frames, state)
         statistics = self._statistics(latents)
         return latents if statistics is None else (latents - statistics[0]) / statistics[1]
 
@@ -319,22 +335,41 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         Raises:
             ValueError: a reference is needed and missing, or not of the frames' shape.
         """
-        statistics = self._statistics(latents)
-        if statistics is not None:
-            latents = latents * statistics[1] + statistics[0]
         if self.blend is None:
-            return _run(self.decoder, latents, state)
+            return _run(self.decoder, self._denormalised(latents), state)
+        return self._blend_chunk(latents, state, reference)[0]
+
+    def _denormalised(self, latents: Tensor) -> Tensor:
+        statistics = self._statistics(latents)
+        return latents if statistics is None else latents * statistics[1] + statistics[0]
+
+    def _blend_chunk(self, latents: Tensor, state: State, reference: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Frames and bent references, ``[b 4n 3 8h 8w]``."""
         b, n, _, h, w = latents.shape
         needed = (b, TEMPORAL_RATIO * n, 3, self.spatial_ratio * h, self.spatial_ratio * w)
         if reference is None or reference.shape != needed:
             found = "none" if reference is None else list(reference.shape)
             raise ValueError(f"this autoencoder decodes beside reference frames {list(needed)}; found {found}")
-        features = _run(self.decoder[:-1], latents, state).flatten(0, 1)
-        frames = self.blend(features, self.decoder[-1](features), reference.flatten(0, 1))
-        return frames.unflatten(0, (b, TEMPORAL_RATIO * n))
+        features = _run(self.decoder[:-1], self._denormalised(latents), state).flatten(0, 1)
+        frames, bent = self.blend(features, self.decoder[-1](features), reference.flatten(0, 1))
+        return frames.unflatten(0, needed[:2]), bent.unflatten(0, needed[:2])
 
-    def encode(self, frames: Tensor, parallel: bool = False) -> Tensor:
+    def restore(self, latents: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """What training compares with the truth: unclamped frames and the bent references they were made with.
+
+        Args:
+            latents: ``[b f c h w]``, decoded all at once.
+            reference: as the results, ``[b 4(f-1)+1 3 8h 8w]``, in [0, 1].
+        """
+        first = reference[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1)
+        frames, bent = self._blend_chunk(latents, {}, torch.cat([first, reference], dim=1))
+        return frames[:, TEMPORAL_RATIO - 1 :], bent[:, TEMPORAL_RATIO - 1 :]
+
+    def encode(self, frames: Tensor, parallel: bool = False, reference: Tensor | None = None) -> Tensor:
         """Frames ``[b t 3 h w]`` in [0, 1] -> latents ``[b f c h/8 w/8]``.
+
+        Give the ``reference`` frames, of the same shape, for latents to decode beside them; without, latents are those
+        of references. They are the same where there is no second encoder.
 
         One latent frame at a time (memory doesn't grow, and equal to a stream bit for bit), or all at once if
         ``parallel``, which training wants.
@@ -343,31 +378,30 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             ValueError: height or width is no multiple of ``spatial_ratio``, or t not ``4k + 1`` with ``align="start"``.
         """
         frames = self._aligned(frames)
+        reference = None if reference is None else self._aligned(reference)
         if parallel:
-            return self.encode_chunk(frames, {})
+            return self.encode_chunk(frames, {}, reference)
         state: State = {}
-        return torch.cat([self.encode_chunk(chunk, state) for chunk in frames.split(TEMPORAL_RATIO, dim=1)], dim=1)
+        pieces = frames.split(TEMPORAL_RATIO, dim=1)
+        references = [None] * len(pieces) if reference is None else reference.split(TEMPORAL_RATIO, dim=1)
+        encoded = [self.encode_chunk(piece, state, r) for piece, r in zip(pieces, references, strict=True)]
+        return torch.cat(encoded, dim=1)
 
-    def decode(
-        self, latents: Tensor, parallel: bool = False, reference: Tensor | None = None, clamp: bool = True
-    ) -> Tensor:
+    def decode(self, latents: Tensor, parallel: bool = False, reference: Tensor | None = None) -> Tensor:
         """Latents ``[b f c h w]`` -> frames ``[b 4(f-1)+1 3 8h 8w]`` in [0, 1]; ``parallel`` as in ``encode``.
 
-        ``reference``, where one is needed, has the frames' shape. Training wants no ``clamp``: what is cut off learns
-        nothing.
+        ``reference``, where one is needed, has the frames' shape.
         """
         if reference is not None:
             first = reference[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1)
             reference = torch.cat([first, reference], dim=1)
         if parallel:
-            frames = self.decode_chunk(latents, {}, reference)[:, TEMPORAL_RATIO - 1 :]
-            return frames.clamp(0, 1) if clamp else frames
+            return self.decode_chunk(latents, {}, reference)[:, TEMPORAL_RATIO - 1 :].clamp(0, 1)
         state: State = {}
         pieces = latents.split(1, dim=1)
         references = [None] * len(pieces) if reference is None else reference.split(TEMPORAL_RATIO, dim=1)
         decoded = [self.decode_chunk(z, state, r) for z, r in zip(pieces, references, strict=True)]
-        frames = torch.cat(decoded, dim=1)[:, TEMPORAL_RATIO - 1 :]
-        return frames.clamp(0, 1) if clamp else frames
+        return torch.cat(decoded, dim=1)[:, TEMPORAL_RATIO - 1 :].clamp(0, 1)
 
     def encode_stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Pieces of a clip ``[b n 3 h w]``, of any lengths -> its latent frames ``[b 1 c h/8 w/8]`` as they come."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +29,19 @@ class AutoencoderConfig:
     crop: int = 128
     """Pixels a side that the network sees: convolutions don't mind, and crops are cheaper and more varied."""
     lr: float = 1e-3
-    train_encoder: bool = True
-    """False leaves the latents as they are and improves the decoder alone, beside or after the transformer."""
+    differences: bool = False
+    """Learn a second encoder, which is given the turned portrait, too; the first one then stays as it is. Needs an
+    autoencoder to start with."""
+    focus: float = 2.0
+    """Exponent of the loss weights: above 1, lips and eyes count for more than their scenes say."""
     reference_channels: int = 32
     """Width of the block that builds frames from the turned portrait, too."""
     upscale: int = 2
     """Pictures have this many rows and columns for each that is encoded; what is finer comes from the portrait."""
     latent_noise: float = 0.15
     """Largest standard deviation of noise on a clip's latents, so that the decoder learns to forgive errors in them."""
+    latent_power: float = 1e-3
+    """Price of the latents' mean square: it keeps them near unit size, and a higher one makes them say less."""
 
 
 @torch.no_grad()
@@ -80,34 +84,50 @@ def _carry_colour(weight: Tensor, time_stride: int, mean: bool = False) -> None:
 
 
 def autoencoder_loss(
-    module: TinyVideoAutoencoder, clips: Tensor, references: Tensor, weight: Tensor, latent_noise: float
+    module: TinyVideoAutoencoder, clips: Tensor, references: Tensor, weight: Tensor, config: AutoencoderConfig
 ) -> dict[str, Tensor]:
-    """Absolute error of colours, of differences between neighbours at three scales, and of change over time.
-
-    Differences weigh edges (eyelids, lips) as much as areas; a small pull keeps latents near unit size.
+    """What is lost between clips and themselves restored from noisy latents, and the price of the latents' power.
 
     Args:
         clips: ``[b 4k+1 3 h w]`` in [0, 1].
         references: the portrait turned as in each frame, of the same shape.
         weight: of each pixel, ``[b 4k+1 1 h w]``.
     """
-    latents = module.encode(clips, parallel=True)
-    level = latent_noise * torch.rand(len(clips), 1, 1, 1, 1, device=clips.device)
+    latents = module.encode(clips, parallel=True, reference=references)
+    level = config.latent_noise * torch.rand(len(clips), 1, 1, 1, 1, device=clips.device)
     noisy = latents + level * torch.randn_like(latents)
-    restored = module.decode(noisy, parallel=True, reference=references, clamp=False).float()
-    size = latents.float().square().mean()
-    terms = restoration_loss(restored, clips, weight)
-    return terms | {"loss": terms["loss"] + 1e-3 * size, "latent_power": size}
+    terms = restoration_loss(*module.restore(noisy, references), clips, weight**config.focus)
+    power = latents.float().square().mean()
+    return terms | {"loss": terms["loss"] + config.latent_power * power, "latent_power": power}
 
 
-def restoration_loss(restored: Tensor, clips: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Absolute error of colours, of differences between neighbours at three scales, and of change over time."""
+def restoration_loss(restored: Tensor, bent: Tensor, clips: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Absolute error of colours, of differences between neighbours at three scales, and of change over time.
+
+    Differences weigh edges (eyelids, lips) as much as areas. Bent references are compared with the truth by
+    themselves, too, at four scales: so the flow learns where the mask would leave it unseen, and from afar.
+
+    Args:
+        restored, bent, clips: ``[b t 3 h w]``.
+        weight: of each pixel, ``[b t 1 h w]``.
+    """
     weight = weight / weight.mean()
-    colour = (weight * (restored - clips).abs()).mean()
-    motion = (weight[:, 1:] * (restored - clips).diff(dim=1).abs()).mean()
-    edges = _edge_loss((restored - clips).flatten(0, 1), weight.flatten(0, 1))
+    error = restored - clips
+    colour = (weight * error.abs()).mean()
+    motion = (weight[:, 1:] * error.diff(dim=1).abs()).mean()
+    edges = _edge_loss(error.flatten(0, 1), weight.flatten(0, 1))
+    flow = _colour_loss((bent - clips).flatten(0, 1), weight.flatten(0, 1))
     psnr = -10 * torch.log10(F.mse_loss(restored.detach().clamp(0, 1), clips))
-    return {"loss": colour + 2 * edges + motion, "psnr": psnr}
+    return {"loss": colour + 2 * edges + motion + flow, "psnr": psnr, "bent": flow}
+
+
+def _colour_loss(error: Tensor, weight: Tensor, scales: int = 4) -> Tensor:
+    """Mean size of ``error [n 3 h w]``, over scales."""
+    total = error.new_zeros(())
+    for _ in range(scales):
+        total = total + (weight * error.abs()).mean()
+        error, weight = F.avg_pool2d(error, 2), F.avg_pool2d(weight, 2)
+    return total / scales
 
 
 def _edge_loss(error: Tensor, weight: Tensor, scales: int = 3) -> Tensor:
@@ -121,11 +141,56 @@ def _edge_loss(error: Tensor, weight: Tensor, scales: int = 3) -> Tensor:
 
 
 @torch.no_grad()
-def measure_latents(module: TinyVideoAutoencoder, clips: Iterator[Tensor], count: int) -> tuple[list, list]:
-    """Mean and std of the latents per channel over ``count`` batches of clips, each a list of channels."""
-    latents = torch.cat([module.encode(next(clips), parallel=True).flatten(0, 1) for _ in range(count)])
-    std, mean = torch.std_mean(latents, dim=(0, 2, 3))
-    return [round(v, 5) for v in mean.tolist()], [round(v, 5) for v in std.tolist()]
+def normalise_latents(module: TinyVideoAutoencoder, latents: Tensor) -> None:
+    """Sets the statistics by which the module's latents become such that these, ``[n c h w]``, have mean 0 and std 1.
+
+    Latents of references, on which a transformer may depend already, come from the first encoder where there are two,
+    and stay as they are: there is one pair of statistics for both, and its last convolution makes up for the change.
+    """
+    std, mean = torch.std_mean(latents.float(), dim=(0, 2, 3))
+    if module.config.latents_mean is not None:
+        old_mean, old_std = mean.new_tensor(module.config.latents_mean), std.new_tensor(module.config.latents_std)
+        mean, std = old_mean + old_std * mean, old_std * std
+        if module.difference_encoder is not None:
+            last, gain = module.encoder[-1], std / old_std
+            last.weight.mul_(gain.view(-1, 1, 1, 1))
+            last.bias.sub_(old_mean).mul_(gain).add_(mean)
+    mean, std = ([round(value, 5) for value in values.tolist()] for values in (mean, std))
+    module.register_to_config(latents_mean=mean, latents_std=std)
+
+
+def build_autoencoder(config: AutoencoderConfig, start: Path | None) -> TinyVideoAutoencoder:
+    """A new autoencoder, or one that begins with the weights in the folder ``start``; what that lacks begins new.
+
+    A second encoder begins as the first, blind to references.
+
+    Raises:
+        ValueError: there is to be a second encoder, and no ``start``.
+    """
+    begun = None if start is None else TinyVideoAutoencoder.from_pretrained(start)
+    if config.differences and begun is None:
+        raise ValueError("differences needs an autoencoder to start with: its encoder is that of references")
+    module = TinyVideoAutoencoder(
+        config.encoder_channels,
+        config.decoder_channels,
+        align="start",
+        reference_channels=config.reference_channels,
+        upscale=config.upscale,
+        differences=config.differences,
+        latents_mean=begun.config.latents_mean if config.differences else None,
+        latents_std=begun.config.latents_std if config.differences else None,
+    )
+    if begun is None:
+        initialise_near_identity(module)
+        return module
+    weights = begun.state_dict()
+    if config.differences and begun.difference_encoder is None:
+        weights |= {f"difference_{key}": value for key, value in begun.encoder.state_dict(prefix="encoder.").items()}
+        first = weights["encoder.0.weight"]
+        weights["difference_encoder.0.weight"] = torch.cat([first, torch.zeros_like(first)], dim=1)
+    new = {name: value for name, value in module.state_dict().items() if name.startswith("blend.")}
+    module.load_state_dict(new | weights)
+    return module
 
 
 def train_autoencoder(
@@ -147,18 +212,8 @@ def train_autoencoder(
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    module = TinyVideoAutoencoder(
-        config.encoder_channels,
-        config.decoder_channels,
-        align="start",
-        reference_channels=config.reference_channels,
-        upscale=config.upscale,
-    )
-    initialise_near_identity(module)
-    if start is not None:
-        new = {name: value for name, value in module.state_dict().items() if name.startswith("blend.")}
-        module.load_state_dict(new | TinyVideoAutoencoder.from_pretrained(start).state_dict())
-    module.encoder.requires_grad_(config.train_encoder)
+    module = build_autoencoder(config, start)
+    module.encoder.requires_grad_(not config.differences)
     module = module.to(device=device, memory_format=torch.channels_last)
 
     truths, shown = held_out.frames.float() / 255, held_out.reference.float() / 255
@@ -166,30 +221,24 @@ def train_autoencoder(
     def loss(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         clips, references, weight = (part.to(device) for part in batch)
         with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
-            return autoencoder_loss(module, clips, references, weight, config.latent_noise)
+            return autoencoder_loss(module, clips, references, weight, config)
 
     @torch.no_grad()
     def sample(averaged: nn.Module, step: int) -> dict[str, float]:
-        latents = averaged.encode(truths.to(device), parallel=True)
-        restored = averaged.decode(latents, parallel=True, reference=shown.to(device)).cpu()
+        beside = {"parallel": True, "reference": shown.to(device)}
+        restored = averaged.decode(averaged.encode(truths.to(device), **beside), **beside).cpu()
         rows = [torch.cat([truth[::2], result[::2]]) for truth, result in zip(truths, restored, strict=True)]
         save_sheet(torch.cat(rows), folder / f"sample_{step:06d}.png", columns=rows[0].shape[0] // 2)
         return {"held_out_psnr": float(-10 * torch.log10(F.mse_loss(restored, truths)))}
 
     stage = Stage(module, build_optimizers(module, config.lr, None, 1e-4), loss, folder, loop, sample)
     stage.resume()
-    if not config.train_encoder:
-        # The latents in use are those of the averaged encoder.
-        module.encoder.load_state_dict(stage.ema.module.encoder.state_dict())
     source = DrawnClips(shards)
     batches = (source.clips(config.batch, config.frames, config.crop, generator) for _ in itertools.count())
     averaged = stage.run(batches)
-    if config.train_encoder:
-        mean, std = measure_latents(averaged.to(device), (clips.to(device) for clips, _, _ in batches), 16)
-    else:
-        kept = TinyVideoAutoencoder.load_config(folder / "vae")
-        mean, std = kept["latents_mean"], kept["latents_std"]
-    averaged.register_to_config(latents_mean=mean, latents_std=std)
+    with torch.no_grad():
+        few = [[part.to(device) for part in next(batches)[:2]] for _ in range(16)]
+        latents = [averaged.encode(clips, parallel=True, reference=references) for clips, references in few]
+    normalise_latents(averaged, torch.cat(latents).flatten(0, 1))
     averaged.save_pretrained(folder / "vae")
-    (folder / "latents.json").write_text(json.dumps({"mean": mean, "std": std}))
     return averaged

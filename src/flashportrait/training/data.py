@@ -33,6 +33,10 @@ PERFORMANCE_MIX = {"talking": 0.25, "mixed": 0.2, "large": 0.2, "calm": 0.05, "k
 """Shares of the kinds of motion. ``keyframes`` glides between unrelated expressions, so that every corner is seen."""
 
 
+CROP_FOCUS = 4.0
+"""How much more often crops show lips and eyes than what their scenes give less weight."""
+
+
 class TensorRecord:
     """A dataclass of tensors that share their first axis: indexed, moved, stored and joined together."""
 
@@ -208,21 +212,27 @@ class DrawnClips:
     def clips(self, count: int, frames: int, crop: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Clips and their references ``[count frames 3 crop crop]`` in [0, 1], weights ``[count frames 1 crop crop]``.
 
-        Crops are drawn from the middle of the picture more often than from its rim: that is where faces are.
+        A crop's middle is drawn with odds of the weight there to the power ``CROP_FOCUS``.
         """
         start = int(torch.randint(0, self._frames - frames + 1, (), generator=generator))
         chosen = torch.randint(0, len(self._places), (count,), generator=generator).tolist()
-        names, span = ("frames", "reference", "weight"), slice(start, start + frames)
-        parts = [read_scene(*self._places[index], names, span) for index in chosen]
-        pictures, references, weight = (torch.cat(part) for part in zip(*parts, strict=True))
-        weight = weight.float()
-        places = (pictures.shape[-1] - crop) // SPATIAL_RATIO + 1
-        top, left = (torch.randint(0, places, (2, 3), generator=generator).median(dim=1).values).tolist()
-        weight = weight[..., top : top + crop // SPATIAL_RATIO, left : left + crop // SPATIAL_RATIO]
-        weight = weight.repeat_interleave(SPATIAL_RATIO, -1).repeat_interleave(SPATIAL_RATIO, -2)
-        top, left = top * SPATIAL_RATIO, left * SPATIAL_RATIO
-        cut = (..., slice(top, top + crop), slice(left, left + crop))
-        return pictures[cut].float() / 255, references[cut].float() / 255, weight
+        span = slice(start, start + frames)
+        clips = [self._clip(*self._places[index], span, crop, generator) for index in chosen]
+        pictures, references, weight = (torch.cat(part) for part in zip(*clips, strict=True))
+        weight = weight.float().repeat_interleave(SPATIAL_RATIO, -1).repeat_interleave(SPATIAL_RATIO, -2)
+        return pictures.float() / 255, references.float() / 255, weight
+
+    @staticmethod
+    def _clip(path: Path, index: int, span: slice, crop: int, generator: torch.Generator) -> list[Tensor]:
+        pictures, references, weight = read_scene(path, index, ("frames", "reference", "weight"), span)
+        odds, side = weight[0, :, 0].float().mean(0) ** CROP_FOCUS, crop // SPATIAL_RATIO
+        middle = int(torch.multinomial(odds.flatten(), 1, generator=generator))
+        top, left = (min(max(place - side // 2, 0), len(odds) - side) for place in divmod(middle, len(odds)))
+
+        def cut(part: Tensor, pixels: int) -> Tensor:
+            return part[..., pixels * top : pixels * (top + side), pixels * left : pixels * (left + side)]
+
+        return [cut(pictures, SPATIAL_RATIO), cut(references, SPATIAL_RATIO), cut(weight, 1)]
 
 
 @dataclass(frozen=True)
@@ -257,20 +267,21 @@ class LatentScenes(TensorRecord):
 
 @torch.no_grad()
 def encode_scenes(scenes: Scenes, vae: TinyVideoAutoencoder, batch: int = 16) -> LatentScenes:
-    """Latents of frames and references; weights averaged over the frames of each latent."""
+    """Latents of frames, as they decode beside references, and of references; weights averaged over their frames."""
     return LatentScenes.join([_encode(scenes[i : i + batch], vae) for i in range(0, len(scenes), batch)])
 
 
 def _encode(scenes: Scenes, vae: TinyVideoAutoencoder) -> LatentScenes:
-    def encode(pictures: Tensor) -> Tensor:
+    def encode(pictures: Tensor, beside: Tensor | None = None) -> Tensor:
         with torch.autocast(device_type=vae.device.type, dtype=torch.bfloat16):
-            return vae.encode(pictures.to(vae.device), parallel=True).half().cpu()
+            return vae.encode(pictures, parallel=True, reference=beside).half().cpu()
 
+    frames, reference = (pictures.to(vae.device).float() / 255 for pictures in (scenes.frames, scenes.reference))
     weight = F.avg_pool2d(scenes.weight.float().flatten(0, 1), vae.config.upscale).unflatten(0, scenes.weight.shape[:2])
     later = rearrange(weight[:, 1:], "n (f r) c h w -> n f r c h w", r=TEMPORAL_RATIO).mean(dim=2)
     return LatentScenes(
-        latents=encode(scenes.frames.float() / 255),
-        reference=encode(scenes.reference.float() / 255),
+        latents=encode(frames, reference),
+        reference=encode(reference),
         portrait=scenes.portrait,
         motion=scenes.motion,
         weight=torch.cat([weight[:, :1], later], dim=1).half(),

@@ -2,8 +2,8 @@
 
 A small transformer's latents are not quite those of any clip. A decoder that has only met true ones makes smears of
 the difference; one that has also met such latents beside the frames they should have shown makes of them what it can.
-True ones stay the most: from sampled latents alone a decoder learns to doubt every open mouth. The encoder, and so the
-latents, stay as they are.
+True ones stay the most: from sampled latents alone a decoder learns to doubt every open mouth. The encoders, and so
+the latents, stay as they are.
 """
 
 from __future__ import annotations
@@ -144,10 +144,10 @@ def finish_loss(module: TinyVideoAutoencoder, scenes: SampledScenes, config: Fin
     level = config.latent_noise * torch.rand(len(scenes), 1, 1, 1, 1, device=latents.device)
     reference = scenes.reference.float() / 255
     noisy = latents + level * torch.randn_like(latents)
-    restored = module.decode(noisy, parallel=True, reference=reference, clamp=False).float()
+    restored, bent = module.restore(noisy, reference)
     ratio = restored.shape[-1] // scenes.weight.shape[-1]
     weight = scenes.weight.float().repeat_interleave(ratio, -1).repeat_interleave(ratio, -2) ** config.focus
-    return restoration_loss(restored, scenes.frames.float() / 255, weight)
+    return restoration_loss(restored, bent, scenes.frames.float() / 255, weight)
 
 
 @torch.no_grad()
@@ -187,7 +187,9 @@ def train_finish(
     """Trains the decoder of the autoencoder in ``start``; exports the averaged one to ``folder/vae``."""
     torch.manual_seed(seed)
     module = TinyVideoAutoencoder.from_pretrained(start)
-    module.encoder.requires_grad_(False)
+    module.requires_grad_(False)
+    for part in (module.decoder, module.blend):
+        part.requires_grad_(True)
     module = module.to(device=device, memory_format=torch.channels_last)
 
     def loss(batch: SampledScenes) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ the pipeline loads::
     RUN/scenes/*.safetensors   drawn scenes, pictures         RUN/latents/*.safetensors   the same, encoded
     RUN/sampled/*.safetensors  what the transformer makes     RUN/transformer/            log, samples, state, parts
     RUN/autoencoder/           log, samples, state, vae/      RUN/finish/                 the same, of the last stage
+    RUN/autoencoder/first/     the same, before the encoder that is given references
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ HELD_OUT = "held_out"
 """Shards whose name starts with this are never trained on."""
 
 
+DIFFERENCES = AutoencoderConfig(
+    batch=4, frames=13, crop=160, lr=7e-4, differences=True, latent_noise=0.35, latent_power=1e-2
+)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Sizes and lengths of every stage of the embedded model ``nano``."""
@@ -58,6 +64,9 @@ class Recipe:
     """Scenes a step of the transformer."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     autoencoder_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, sample_every=250))
+    differences: AutoencoderConfig = field(default_factory=lambda: DIFFERENCES)
+    """How the second encoder is trained, after the first one, and the decoder with it."""
+    differences_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, ema=0.995, sample_every=250))
     flow: FlowConfig = field(default_factory=FlowConfig)
     flow_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=60_000, sample_every=500, save_every=500))
     finish: FinishConfig = field(default_factory=FinishConfig)
@@ -88,11 +97,13 @@ def draw(folder: Path, recipe: Recipe, photos: list[Path], device: str = "cpu", 
 
 
 def learn_autoencoder(folder: Path, recipe: Recipe, device: str = "cpu") -> TinyVideoAutoencoder:
-    """Trains the autoencoder on the drawn scenes."""
+    """Trains the autoencoder on the drawn scenes: alone first, then with a second encoder beside references."""
     training, held_out = _shards(folder / "scenes")
     shown = Scenes.join([Scenes.load(path)[:4] for path in held_out])
-    config, loop = recipe.autoencoder, recipe.autoencoder_loop
-    return train_autoencoder(training, shown, folder / "autoencoder", config, loop, device)
+    whole, first = folder / "autoencoder", folder / "autoencoder" / "first"
+    train_autoencoder(training, shown, first, recipe.autoencoder, recipe.autoencoder_loop, device)
+    config, loop = recipe.differences, recipe.differences_loop
+    return train_autoencoder(training, shown, whole, config, loop, device, start=first / "vae")
 
 
 def encode(folder: Path, device: str = "cpu") -> None:
