@@ -76,7 +76,8 @@ def make_clip(pipeline: FlashPortraitPipeline, kind: str, frames: int, seed: int
     truth = [render(identity, rows, size=pipeline.framing.resolution).frames for rows in motion.split(RENDER_BATCH)]
     latent_frames = latent_frame_count(frames)
     conditions = pipeline.encode_conditions(framed, motion.numpy(), min(window, latent_frames))
-    noise = FrameNoise(seed, pipeline.transformer.config.out_channels, *conditions.reference.grid)
+    grid, temperature = conditions.reference.grid, pipeline.settings().temperature
+    noise = FrameNoise(seed, pipeline.transformer.config.out_channels, *grid, temperature)
     whole = WindowPlan(latent_frames, latent_frames, 0)[0]
     for _ in range(2):  # asked for again, references are kept: no method is to pay for drawing them
         conditions.reference(whole)

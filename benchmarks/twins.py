@@ -130,7 +130,7 @@ class Judge:
         squared = (noise - velocity - clean).square() * features
         whole = PortraitModel.forward
         with patch.object(PortraitModel, "forward", lambda *given: whole(*given, expression)):
-            latents = sample_latents(model, scenes, SAMPLING_STEPS, SMALL.shift)
+            latents = sample_latents(model, scenes, SAMPLING_STEPS, SMALL.shift, 1.0)
         frames = self.vae.decode(latents, parallel=True, reference=self.references)
         distances = [
             metrics.average_expression_distance(read, truth)

@@ -249,6 +249,9 @@ def test_noise_comes_from_the_seed_a_generator_or_the_caller(pipeline, portrait)
     )
     latents = torch.randn(1, 16, 2, 4, 4, generator=torch.Generator().manual_seed(6))
     assert np.array_equal(first_frame(latents=latents, seed=1), first_frame(latents=latents, seed=2))
+    assert np.array_equal(first_frame(latents=latents), first_frame(latents=latents, temperature=0))
+    assert np.array_equal(first_frame(seed=3, temperature=0), first_frame(seed=4, temperature=0))
+    assert not np.array_equal(first_frame(seed=3, temperature=0.5), first_frame(seed=3))
     with pytest.raises(UserError, match="needs"):
         first_frame(latents=latents[:, :, :1])
 

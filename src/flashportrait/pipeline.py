@@ -151,7 +151,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             size: pixels of the result's longer side; the model's own unless given.
             seed: of the noise. The noise of a latent frame depends on the seed and its index alone.
             generator: draws the seed, in the place of ``seed``.
-            latents: the noise itself, [1 16 f h w].
+            latents: the noise itself, [1 16 f h w], whatever the temperature.
             speed: ``exact``, ``balanced``, ``fast`` or ``turbo``: chooses the predictor, in its place.
             controls: absolute or relative motion, gains, smoothing; as filmed unless given.
             face: which face to animate and which to follow, where there are several.
@@ -190,7 +190,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         with report.stage("conditions"):
             conditions = self.encode_conditions(framed, motion.values, len(plan[0]), prompt, negative_prompt)
         noise_shape = (self.transformer.config.out_channels, plan.latent_frames, *conditions.reference.grid)
-        noise = choose_noise(noise_shape, seed, generator, latents)
+        noise = choose_noise(noise_shape, seed, generator, latents, settings.temperature)
         if work is not None:
             prompts = {"prompt": prompt, "negative_prompt": negative_prompt}
             work.bind({**prompts, **describe_model(self), **describe_run(settings, noise, framed, motion)})
@@ -223,7 +223,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         """Latents of a clip from noise and conditions: sampling alone, number for number the released model's.
 
         Args:
-            noise: [b 16 f h w].
+            noise: [b 16 f h w], whatever the temperature.
             prompt_embeds, negative_prompt_embeds: [b n text_dim].
             image_embeds: [b m image_dim].
             reference_latents: mask and portrait latents of one window, the same in every window, [b 20 window h w]; or

@@ -36,6 +36,9 @@ class SamplingSettings:
     schedule: Order = "diagonal"
     """Order of work: ``synchronous`` (the paper's), ``diagonal`` (the same numbers, frames earlier, less memory on long
     clips) or ``causal`` (frames after one window, constant memory, other numbers)."""
+    temperature: float = 1.0
+    """Standard deviation of the noise that is drawn to start from. Below 1, results are nearer to what the model holds
+    likeliest and vary less with the seed; at 0 they don't depend on it. Good for a small model, unsure of much."""
     predictor: AdaptiveLatentPrediction | FittedPrediction | None = None
     """Predicts some of the steps; None computes all."""
     batched: bool = False
@@ -46,7 +49,7 @@ class SamplingSettings:
             raise UserError(f"the number of steps is {self.num_inference_steps}; at least 1 is needed")
         if self.sigmas is not None and not self.sigmas:
             raise UserError("the list of sigmas is empty; give at least one, or a number of steps")
-        for name in ("text_scale", "emotion_scale"):
+        for name in ("text_scale", "emotion_scale", "temperature"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name} is {getattr(self, name)}; give a number from 0 up")
         if self.schedule not in ORDERS:

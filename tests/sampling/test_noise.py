@@ -30,5 +30,11 @@ def test_it_is_standard_normal_and_differs_between_frames_and_seeds():
     assert not torch.equal(FrameNoise(1, 16, 8, 8)(0, 1), frames[:, :, :1])
 
 
+def test_temperature_is_its_standard_deviation():
+    noise = FrameNoise(3, 4, 3, 5, temperature=0.5)
+    assert torch.equal(noise(2, 6), 0.5 * FrameNoise(3, 4, 3, 5)(2, 6))
+    assert not FrameNoise(3, 4, 3, 5, temperature=0)(2, 6).any()
+
+
 def test_negative_and_huge_seeds_are_seeds():
     assert not torch.equal(FrameNoise(-1, 1, 2, 2)(0, 1), FrameNoise(2**70, 1, 2, 2)(0, 1))

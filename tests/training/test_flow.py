@@ -111,6 +111,8 @@ def test_a_toy_learns_one_batch(vae: TinyVideoAutoencoder, tmp_path: Path) -> No
     torch.manual_seed(1)
     start = float(flow_loss(PortraitModel(TOY), scenes, TOY)["loss"])
     assert float(flow_loss(model, scenes, TOY)["loss"]) < 0.8 * start
-    assert sample_latents(model, scenes, steps=2, shift=3.0).shape == scenes.latents.shape
+    assert sample_latents(model, scenes, steps=2, shift=3.0, temperature=1.0).shape == scenes.latents.shape
+    cold = [sample_latents(model, scenes, steps=2, shift=3.0, temperature=0.0, seed=seed) for seed in (0, 1)]
+    assert torch.equal(*cold)
     assert (tmp_path / "transformer" / "config.json").is_file()
     assert (tmp_path / "sample_000080.png").is_file()

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default="nano", metavar="NAME", help="nano, 14b, 14b-fast or a folder; default: nano"
     )
     parser.add_argument("--size", type=positive, metavar="PIXELS", help="longer side; default: the model's own")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same video; default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise, at temperatures above 0; default: 0")
     parser.add_argument("--no-audio", action="store_true", help="leave the driving video's sound out")
     parser.add_argument("--keep-work", action="store_true", help="keep OUT.work, from which resume goes on, at the end")
     parser.add_argument("--restart", action="store_true", help="drop the progress of an unfinished run to this output")
@@ -167,6 +167,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--window", type=positive, metavar="N", help="latent frames denoised together")
     group.add_argument("--overlap", type=count, metavar="N", help="latent frames that neighbouring windows share")
     group.add_argument("--schedule", choices=("synchronous", "diagonal", "causal"), help="order of work over windows")
+    group.add_argument("--temperature", type=float, metavar="T", help="of the first noise; at 0 seeds don't count")
     group.add_argument("--speed", choices=("exact", "balanced", "fast", "turbo"), help="how many steps to predict")
     group.add_argument("--predictor", metavar="SPEC", help="exactly how, as in alp:interval=5,order=3")
 
@@ -201,6 +202,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "window": args.window,
         "overlap": args.overlap,
         "schedule": args.schedule,
+        "temperature": args.temperature,
         "predictor": None if args.predictor is None else parse_predictor(args.predictor),
     }
     return {

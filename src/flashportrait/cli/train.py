@@ -21,6 +21,7 @@ NANO_DEFAULTS: dict[str, Any] = {
     "window": 8,
     "overlap": 3,
     "schedule": "causal",
+    "temperature": 0.0,
 }
 """Sampling settings that suit the embedded model."""
 

@@ -19,7 +19,7 @@ _MASK_64 = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class FrameNoise:
-    """Standard normal noise for any range of latent frames.
+    """Normal noise for any range of latent frames.
 
     ``noise(start, stop)`` is [1 c f h w] float32 with ``f = stop - start``. It is drawn on the CPU, frame by frame, so
     it doesn't depend on the device, on the range asked for, or on what was asked for before.
@@ -32,13 +32,15 @@ class FrameNoise:
     """Latent height."""
     width: int
     """Latent width."""
+    temperature: float = 1.0
+    """Standard deviation."""
 
     def __call__(self, start: int, stop: int) -> Tensor:
         return torch.stack([self._frame(index) for index in range(start, stop)], dim=1).unsqueeze(0)
 
     def _frame(self, index: int) -> Tensor:
         generator = torch.Generator().manual_seed(_mix(self.seed, index))
-        return torch.randn(self.channels, self.height, self.width, generator=generator)
+        return self.temperature * torch.randn(self.channels, self.height, self.width, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,11 @@ def choose_noise(
     seed: int,
     generator: torch.Generator | None = None,
     latents: Tensor | None = None,
+    temperature: float = 1.0,
 ) -> FrameNoise | GivenNoise:
     """The noise of a clip of latents [c f h w]: ``latents`` [1 c f h w], or from a seed that ``generator`` may draw.
+
+    ``temperature`` scales what is drawn; ``latents`` are taken as they are.
 
     Raises:
         UserError: ``latents`` of another shape.
@@ -70,7 +75,7 @@ def choose_noise(
     if generator is not None:
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
     channels, _, height, width = shape
-    return FrameNoise(seed, channels, height, width)
+    return FrameNoise(seed, channels, height, width, temperature)
 
 
 def _mix(seed: int, index: int) -> int:

@@ -22,7 +22,7 @@ from flashportrait.errors import UserError
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.training.autoencoder import restoration_loss
 from flashportrait.training.data import LatentScenes, TensorRecord, read_scene, scene_places
-from flashportrait.training.flow import PortraitModel, sample_latents
+from flashportrait.training.flow import FlowConfig, PortraitModel, sample_latents
 from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
 from flashportrait.training.samples import save_sheet
 
@@ -97,7 +97,7 @@ def _latents(folder: Path, name: str) -> Path:
     return kept if kept.exists() else folder / "latents_held_out" / name
 
 
-def sample_shards(folder: Path, model: PortraitModel, since: float, shift: float, steps: int = 10) -> None:
+def sample_shards(folder: Path, model: PortraitModel, since: float, config: FlowConfig, steps: int = 10) -> None:
     """Samples the scenes of a run as ``folder/sampled/*.safetensors``, save those whose file is younger than ``since``.
 
     ``since``: when the model was trained, in seconds, as a file's time.
@@ -113,7 +113,10 @@ def sample_shards(folder: Path, model: PortraitModel, since: float, shift: float
         ]
         seed = zlib.crc32(path.name.encode())
         with torch.autocast(device_type=device.type, dtype=torch.bfloat16):
-            sampled = [sample_latents(model, part, steps, shift, seed + i) for i, part in enumerate(parts)]
+            sampled = [
+                sample_latents(model, part, steps, config.shift, config.temperature, seed + i)
+                for i, part in enumerate(parts)
+            ]
         Samples(torch.cat(sampled).half().cpu()).save(target)
         logger.info("sampled %s", path.name)
 

@@ -53,6 +53,8 @@ class FlowConfig:
     """
     shift: float = 3.0
     """Time shift of the noise levels, as in sampling."""
+    temperature: float = 0.0
+    """Standard deviation of the noise that sampling starts from, wherever training samples."""
     motion_noise: float = 0.01
     """Noise on motion rows: what an extractor reads is never exact."""
     focus: float = 3.0
@@ -176,12 +178,14 @@ def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) ->
 
 
 @torch.no_grad()
-def sample_latents(model: PortraitModel, scenes: LatentScenes, steps: int, shift: float, seed: int = 0) -> Tensor:
+def sample_latents(
+    model: PortraitModel, scenes: LatentScenes, steps: int, shift: float, temperature: float, seed: int = 0
+) -> Tensor:
     """Euler sampling of one window per scene, ``[b f c h w]``; for watching a run, not for use."""
     latents = rearrange(scenes.latents.float(), "b f c h w -> b c f h w")
     reference = rearrange(scenes.reference.float(), "b f c h w -> b c f h w")
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(latents.shape, generator=generator).to(latents.device)
+    x = temperature * torch.randn(latents.shape, generator=generator).to(latents.device)
     grid = torch.linspace(1, 0, steps + 1)
     sigmas = shift * grid / (1 + (shift - 1) * grid)
     for sigma, following in pairwise(sigmas):
@@ -198,7 +202,7 @@ def watch(
     held_out: LatentScenes,
     references: Tensor,
     path: Path,
-    shift: float,
+    config: FlowConfig,
 ) -> dict[str, float]:
     """A sheet (portrait, truth, result, frame by frame) and weighted PSNR beside that of copying the portrait.
 
@@ -206,7 +210,7 @@ def watch(
     """
     beside = {"parallel": True, "reference": references.to(held_out.latents.device).float() / 255}
     truth = vae.decode(held_out.latents.float(), **beside)
-    result = vae.decode(sample_latents(model, held_out, 12, shift), **beside)
+    result = vae.decode(sample_latents(model, held_out, 12, config.shift, config.temperature), **beside)
     portrait = held_out.portrait.float() / 255
     weight = held_out.weight.float().repeat_interleave(4, 1)[:, 3:]
     weight = F.interpolate(weight.flatten(0, 1), truth.shape[-2:]).unflatten(0, truth.shape[:2])
@@ -253,7 +257,7 @@ def train_flow(
     def sample(averaged: nn.Module, step: int) -> dict[str, float]:
         with torch.autocast(device_type=kind, dtype=torch.bfloat16):
             path = folder / f"sample_{step:06d}.png"
-            return watch(averaged, vae, held_out.to(device), references, path, config.shift)
+            return watch(averaged, vae, held_out.to(device), references, path, config)
 
     optimizers = build_optimizers(model, config.lr, config.matrix_lr, config.weight_decay)
     stage = Stage(model, optimizers, loss, folder, loop, sample)

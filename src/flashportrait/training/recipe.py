@@ -139,7 +139,7 @@ def finish(folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0) -> 
     model = PortraitModel(recipe.flow).eval()
     model.take_weights(folder / "transformer")
     trained = max(path.stat().st_mtime for path in (folder / "transformer").glob("*/*.safetensors"))
-    sample_shards(folder, model.to(device), trained, recipe.flow.shift)
+    sample_shards(folder, model.to(device), trained, recipe.flow)
     names = [path.name for path in sorted((folder / "latents_held_out").glob("*.safetensors"))]
     shown = [SampledScenes.read(folder, name, index) for name in names for index in range(recipe.finish_scenes)]
     batches = scene_batches(folder, recipe.finish.batch, torch.Generator().manual_seed(seed))
