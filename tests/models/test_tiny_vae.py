@@ -202,6 +202,8 @@ def test_restoring_shows_training_what_decoding_hides():
     vae.blend.plan.weight.zero_()
     vae.blend.plan.bias.zero_()
     torch.testing.assert_close(vae.restore(latents, reference)[1], reference)
+    with pytest.raises(ValueError, match="reference_channels is 0"):
+        make_vae("start").restore(latents, reference)
 
 
 @torch.no_grad()

@@ -360,7 +360,12 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         Args:
             latents: ``[b f c h w]``, decoded all at once.
             reference: as the results, ``[b 4(f-1)+1 3 8h 8w]``, in [0, 1].
+
+        Raises:
+            ValueError: there is no block that bends references, or they are not of the frames' shape.
         """
+        if self.blend is None:
+            raise ValueError("reference_channels is 0: nothing is bent; use decode")
         first = reference[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1)
         frames, bent = self._blend_chunk(latents, {}, torch.cat([first, reference], dim=1))
         return frames[:, TEMPORAL_RATIO - 1 :], bent[:, TEMPORAL_RATIO - 1 :]

@@ -43,11 +43,6 @@ HELD_OUT = "held_out"
 """Shards whose name starts with this are never trained on."""
 
 
-DIFFERENCES = AutoencoderConfig(
-    batch=4, frames=13, crop=160, lr=7e-4, differences=True, latent_noise=0.35, latent_power=1e-2
-)
-
-
 @dataclass(frozen=True)
 class Recipe:
     """Sizes and lengths of every stage of the embedded model ``nano``."""
@@ -64,7 +59,11 @@ class Recipe:
     """Scenes a step of the transformer."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     autoencoder_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, sample_every=250))
-    differences: AutoencoderConfig = field(default_factory=lambda: DIFFERENCES)
+    differences: AutoencoderConfig = field(
+        default_factory=lambda: AutoencoderConfig(
+            batch=4, frames=13, crop=160, lr=7e-4, differences=True, latent_noise=0.35, latent_power=1e-2
+        )
+    )
     """How the second encoder is trained, after the first one, and the decoder with it."""
     differences_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=6000, ema=0.995, sample_every=250))
     flow: FlowConfig = field(default_factory=FlowConfig)
