@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -81,6 +82,20 @@ def test_the_exported_model_animates(run_folder: Path) -> None:
     video = pipeline(portrait, motion, num_inference_steps=2, progress=False)
     assert len(video.frames) == 7
     assert video.frames[0].shape == (256, 256, 3)
+
+
+def test_going_on_with_the_autoencoder_leaves_latents_of_references_as_they_are(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("scenes", "autoencoder"):
+        shutil.copytree(run_folder / name, tmp_path / name)
+    before = stages.load_autoencoder(tmp_path)
+    longer = LoopConfig(steps=6, warmup=1, sample_every=99)
+    stages.learn_autoencoder(tmp_path, replace(TOY, autoencoder_loop=longer, differences_loop=longer))
+    after, pictures = stages.load_autoencoder(tmp_path), torch.rand(1, 5, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(after.encode(pictures), before.encode(pictures), atol=1e-3, rtol=1e-3)
+    assert not torch.equal(before.decoder[1].weight, after.decoder[1].weight)
 
 
 def test_finishing_leaves_the_encoders_as_they_were(run_folder: Path) -> None:

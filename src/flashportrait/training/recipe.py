@@ -96,11 +96,15 @@ def draw(folder: Path, recipe: Recipe, photos: list[Path], device: str = "cpu", 
 
 
 def learn_autoencoder(folder: Path, recipe: Recipe, device: str = "cpu") -> TinyVideoAutoencoder:
-    """Trains the autoencoder on the drawn scenes: alone first, then with a second encoder beside references."""
+    """Trains the autoencoder on the drawn scenes: alone first, then with a second encoder beside references.
+
+    Once the second run has begun, the first is left as it is: its statistics are what the second goes by.
+    """
     training, held_out = _shards(folder / "scenes")
     shown = Scenes.join([Scenes.load(path)[:4] for path in held_out])
     whole, first = folder / "autoencoder", folder / "autoencoder" / "first"
-    train_autoencoder(training, shown, first, recipe.autoencoder, recipe.autoencoder_loop, device)
+    if not (whole / "state.safetensors").exists():
+        train_autoencoder(training, shown, first, recipe.autoencoder, recipe.autoencoder_loop, device)
     config, loop = recipe.differences, recipe.differences_loop
     return train_autoencoder(training, shown, whole, config, loop, device, start=first / "vae")
 
