@@ -80,27 +80,66 @@ def test_keyframes_glide_between_poses() -> None:
     assert rows.diff(dim=0).abs().max() < 0.5 * (rows.amax(0) - rows.amin(0)).max()
 
 
-def test_the_loss_of_a_zero_velocity_is_the_velocitys_power() -> None:
+PLAIN = replace(TOY, starts=0.0, refinements=0.0)
+
+
+@pytest.mark.parametrize(("starts", "refinements"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.25)])
+def test_the_loss_of_a_zero_velocity_is_the_targets_power(starts: float, refinements: float) -> None:
     model = PortraitModel(TOY)
     torch.nn.init.zeros_(model.transformer.proj_out.weight)
     torch.nn.init.zeros_(model.transformer.proj_out.bias)
     scenes = latent_scenes(64)
     torch.manual_seed(0)
-    # Unit latents and unit noise, independent: their difference has power two.
-    assert flow_loss(model, scenes, TOY)["loss"].item() == pytest.approx(2.0, rel=0.05)
+    # Unit latents and unit noise, independent: their difference has power two. Without noise only the latents' is left.
+    expected = 2 - (starts + refinements)
+    loss = flow_loss(model, scenes, replace(TOY, starts=starts, refinements=refinements))["loss"]
+    assert loss.item() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_the_true_velocity_has_no_loss_anywhere_on_the_way(temperature: float) -> None:
+    scenes = latent_scenes(64)
+    clean = scenes.latents.float().transpose(1, 2)
+
+    def model(noisy, sigma, reference, *conditions):
+        # Every part of a batch, and the first answers within it, in the order of the scenes.
+        mine = clean[[index for row in reference for index in range(64) if torch.equal(row, known[index])]]
+        return (noisy - mine) / sigma.view(-1, 1, 1, 1, 1)
+
+    known = scenes.reference.float().transpose(1, 2)
+    torch.manual_seed(0)
+    loss = flow_loss(model, scenes, replace(TOY, temperature=temperature))
+    assert loss["loss"].item() < 1e-6
+
+
+def test_refinements_start_from_the_networks_own_answer() -> None:
+    config = replace(TOY, starts=0.0, refinements=1.0, guidance=1.0)
+    seen = []
+
+    def model(noisy, sigma, *conditions):
+        seen.append((noisy, sigma))
+        return torch.full_like(noisy, -3.0)
+
+    flow_loss(model, latent_scenes(8), config)
+    (first, start), (second, sigma) = seen
+    assert not first.any()
+    assert (start == 1).all()
+    assert torch.allclose(second, 3 * (1 - sigma).view(-1, 1, 1, 1, 1).expand_as(second))
 
 
 def test_guidance_moves_the_target_from_the_velocity_without_expression() -> None:
-    config = replace(TOY, guidance=2.0, expression_dropout=0.0)
+    config = replace(PLAIN, guidance=2.0, expression_dropout=0.0)
     scenes = latent_scenes(64)
     scenes = replace(scenes, latents=torch.zeros_like(scenes.latents))
 
     def model(noisy, sigma, reference, portrait, motion, expression):
         return (4 * expression).view(-1, 1, 1, 1, 1).expand_as(noisy)
 
-    # v = 4 and u = 0, so the target is the noise + (1 - 1/2) 4, and the error 2 - noise.
+    # v = 4 and u = 0, so the target is the noise + (1 - 1/2) 4, and the error 2 - noise; where sampling starts there
+    # is no noise.
     torch.manual_seed(0)
     assert float(flow_loss(model, scenes, config)["loss"]) == pytest.approx(4 + 1, rel=0.05)
+    assert float(flow_loss(model, scenes, replace(config, starts=1.0))["loss"]) == pytest.approx(4, rel=1e-5)
 
 
 def test_a_toy_learns_one_batch(vae: TinyVideoAutoencoder, tmp_path: Path) -> None:

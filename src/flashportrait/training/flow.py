@@ -55,6 +55,10 @@ class FlowConfig:
     """Time shift of the noise levels, as in sampling."""
     temperature: float = 0.0
     """Standard deviation of the noise that sampling starts from, wherever training samples."""
+    starts: float = 0.5
+    """Share of samples trained where sampling starts: at noise level 1, from noise of that temperature."""
+    refinements: float = 0.25
+    """Share of samples trained further along: on the network's own first answer in place of clean latents."""
     motion_noise: float = 0.01
     """Noise on motion rows: what an extractor reads is never exact."""
     focus: float = 3.0
@@ -149,31 +153,56 @@ class PortraitModel(nn.Module):
 
 
 def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) -> dict[str, Tensor]:
-    """Weighted squared error of the velocity ``noise - latents``, at noise levels shifted as in sampling.
+    """Weighted squared error of the velocity, at noise levels shifted as in sampling.
 
-    With guidance s, the target is ``noise - latents + (1 - 1/s) (v - u)``, where v is the velocity with expression and
-    u without, both taken as constants (model guidance, arXiv:2502.12154). Where v is its own target's mean, it is
-    ``u + s (E - u)`` for the mean E of ``noise - latents``: what guidance by s would have made of E.
+    A batch has three parts. The last is flow matching as usual: clean latents with noise, and the velocity
+    ``noise - latents``. The other two are what sampling at a temperature below 1 meets, and flow matching never shows:
+
+    - starts: noise of that temperature and nothing else, at noise level 1;
+    - refinements: ``(1 - sigma) answer + sigma noise``, where the answer is the network's own from such a start, to be
+      led to the clean latents.
+
+    All have the velocity ``(noisy - latents) / sigma``, whose error counts ``sigma`` times for refinements, as an error
+    of the latents: near sigma 0 the velocity asked for has no bound.
+
+    With guidance s, the target is ``velocity + (1 - 1/s) (v - u)``, where v is the velocity with expression and u
+    without, both taken as constants (model guidance, arXiv:2502.12154). Where v is its own target's mean, it is
+    ``u + s (E - u)`` for the mean E of the velocity asked for: what guidance by s would have made of E.
     """
     surplus = max(0, scenes.latents.shape[1] - config.latent_frames)
     scenes = scenes.slice(int(torch.randint(0, surplus + 1, ())), config.latent_frames)
     clean = rearrange(scenes.latents.float(), "b f c h w -> b c f h w")
     reference = rearrange(scenes.reference.float(), "b f c h w -> b c f h w")
     weight = rearrange(scenes.weight.float(), "b f c h w -> b c f h w") ** config.focus
-    uniform = torch.rand(len(clean), device=clean.device)
-    sigma = config.shift * uniform / (1 + (config.shift - 1) * uniform)
-    noise = torch.randn_like(clean)
-    level = sigma.view(-1, 1, 1, 1, 1)
-    noisy = (1 - level) * clean + level * noise
+    count = len(clean)
     motion = scenes.motion + config.motion_noise * torch.randn_like(scenes.motion)
-    keep = (torch.rand(len(clean), device=clean.device) >= config.expression_dropout).float()
-    given = noisy, sigma, reference, scenes.portrait.float() / 255, motion
-    velocity = model(*given, keep).float()
-    target = noise - clean
+    keep = (torch.rand(count, device=clean.device) >= config.expression_dropout).float()
+    given = reference, scenes.portrait.float() / 255, motion
+
+    uniform = torch.rand(count, device=clean.device)
+    sigma = config.shift * uniform / (1 + (config.shift - 1) * uniform)
+    noise, base, trust = torch.randn_like(clean), clean.clone(), torch.ones_like(sigma)
+    starts, own = round(config.starts * count), round((config.starts + config.refinements) * count)
+    sigma[:starts] = 1
+    noise[:own] *= config.temperature
+    if own > starts:
+        part = slice(starts, own)
+        with torch.no_grad():
+            first = model(noise[part], torch.ones_like(sigma[part]), *(x[part] for x in given), keep[part]).float()
+        base[part] = noise[part] - first
+        trust[part] = sigma[part]
+    level = sigma.view(-1, 1, 1, 1, 1)
+    noisy = (1 - level) * base + level * noise
+    # (noisy - clean) / sigma, in a form that keeps its accuracy where base is clean.
+    target = noise - clean + (base - clean) * (1 - level) / level.clamp_min(1e-3)
+
+    velocity = model(noisy, sigma, *given, keep).float()
     if config.guidance != 1:
         with torch.no_grad():
-            target = target + (1 - 1 / config.guidance) * (velocity - model(*given, torch.zeros_like(keep)).float())
-    error = (velocity - target).square()
+            target = target + (1 - 1 / config.guidance) * (
+                velocity - model(noisy, sigma, *given, torch.zeros_like(keep)).float()
+            )
+    error = (trust.view_as(level) * (velocity - target)).square()
     return {"loss": (weight * error).mean() / weight.mean(), "plain": error.detach().mean()}
 
 
