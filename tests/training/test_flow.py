@@ -17,7 +17,7 @@ from flashportrait.training.data import (
     sample_motion,
     shard_batches,
 )
-from flashportrait.training.flow import FlowConfig, PortraitModel, flow_loss, sample_latents, train_flow
+from flashportrait.training.flow import FlowConfig, PortraitModel, flow_loss, own_answers, sample_latents, train_flow
 from flashportrait.training.loop import LoopConfig
 
 TOY = FlowConfig(heads=1, layers=1, ffn_ratio=1, token_dim=16, matrix_lr=None, lr=3e-3, compile=False)
@@ -125,6 +125,16 @@ def test_refinements_start_from_the_networks_own_answer() -> None:
     assert not first.any()
     assert (start == 1).all()
     assert torch.allclose(second, 3 * (1 - sigma).view(-1, 1, 1, 1, 1).expand_as(second))
+
+
+def test_own_answers_are_the_latents_that_the_velocity_leads_to() -> None:
+    scenes = latent_scenes(6)
+
+    def model(noisy, sigma, reference, *conditions):
+        return (noisy - reference) / sigma.view(-1, 1, 1, 1, 1)
+
+    torch.manual_seed(0)
+    torch.testing.assert_close(own_answers(model, scenes, TOY), scenes.reference.float(), atol=1e-4, rtol=1e-4)
 
 
 def test_guidance_moves_the_target_from_the_velocity_without_expression() -> None:

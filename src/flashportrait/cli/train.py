@@ -108,7 +108,7 @@ def _recipe(args: argparse.Namespace) -> Any:
 def export(folder: Path) -> Path:
     """Joins the trained parts to a model folder that the pipeline loads, weights in float16.
 
-    The decoder is the finished one where that stage was run.
+    Transformer, its encoders and decoder are the finished ones where that stage was run.
 
     Raises:
         UserError: a part hasn't been trained yet.
@@ -123,12 +123,13 @@ def export(folder: Path) -> Path:
     from flashportrait.pipeline import FlashPortraitPipeline
     from flashportrait.training.flow import FlowConfig
 
-    finished = folder / "finish" / "vae"
+    finished = (folder / "finish" / "vae").is_dir()
+    learned = folder / ("finish" if finished else "transformer")
     sources = {
-        "transformer": (FlashPortraitTransformer3DModel, folder / "transformer" / "transformer"),
-        "portrait_encoder": (PortraitEncoder, folder / "transformer" / "portrait_encoder"),
-        "image_encoder": (PortraitImageEncoder, folder / "transformer" / "image_encoder"),
-        "vae": (TinyVideoAutoencoder, finished if finished.is_dir() else folder / "autoencoder" / "vae"),
+        "transformer": (FlashPortraitTransformer3DModel, learned / "transformer"),
+        "portrait_encoder": (PortraitEncoder, learned / "portrait_encoder"),
+        "image_encoder": (PortraitImageEncoder, learned / "image_encoder"),
+        "vae": (TinyVideoAutoencoder, folder / ("finish" if finished else "autoencoder") / "vae"),
     }
     for name, (_, path) in sources.items():
         if not path.is_dir():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -171,25 +171,24 @@ def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) ->
     """
     surplus = max(0, scenes.latents.shape[1] - config.latent_frames)
     scenes = scenes.slice(int(torch.randint(0, surplus + 1, ())), config.latent_frames)
-    clean = rearrange(scenes.latents.float(), "b f c h w -> b c f h w")
-    reference = rearrange(scenes.reference.float(), "b f c h w -> b c f h w")
-    weight = rearrange(scenes.weight.float(), "b f c h w -> b c f h w") ** config.focus
+    clean, reference = _channels_first(scenes.latents), _channels_first(scenes.reference)
+    weight = _channels_first(scenes.weight) ** config.focus
     count = len(clean)
-    motion = scenes.motion + config.motion_noise * torch.randn_like(scenes.motion)
-    keep = (torch.rand(count, device=clean.device) >= config.expression_dropout).float()
-    given = reference, scenes.portrait.float() / 255, motion
+    given, keep = _conditions(scenes, reference, config), _keep(clean, config)
+    sigma, noise, base, trust = (
+        _noise_levels(clean, config),
+        torch.randn_like(clean),
+        clean.clone(),
+        clean.new_ones(count),
+    )
 
-    uniform = torch.rand(count, device=clean.device)
-    sigma = config.shift * uniform / (1 + (config.shift - 1) * uniform)
-    noise, base, trust = torch.randn_like(clean), clean.clone(), torch.ones_like(sigma)
     starts, own = round(config.starts * count), round((config.starts + config.refinements) * count)
     sigma[:starts] = 1
     noise[:own] *= config.temperature
     if own > starts:
         part = slice(starts, own)
         with torch.no_grad():
-            first = model(noise[part], torch.ones_like(sigma[part]), *(x[part] for x in given), keep[part]).float()
-        base[part] = noise[part] - first
+            base[part] = _first_answer(model, noise[part], [x[part] for x in given], keep[part])
         trust[part] = sigma[part]
     level = sigma.view(-1, 1, 1, 1, 1)
     noisy = (1 - level) * base + level * noise
@@ -199,11 +198,56 @@ def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) ->
     velocity = model(noisy, sigma, *given, keep).float()
     if config.guidance != 1:
         with torch.no_grad():
-            target = target + (1 - 1 / config.guidance) * (
-                velocity - model(noisy, sigma, *given, torch.zeros_like(keep)).float()
-            )
+            without = model(noisy, sigma, *given, torch.zeros_like(keep)).float()
+            target = target + (1 - 1 / config.guidance) * (velocity - without)
     error = (trust.view_as(level) * (velocity - target)).square()
     return {"loss": (weight * error).mean() / weight.mean(), "plain": error.detach().mean()}
+
+
+def own_answers(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) -> Tensor:
+    """What the network takes the clean latents for, ``[b f c h w]``, where sampling starts and further along.
+
+    One half, by chance, is answered from noise of the configuration's temperature alone; the others once more, at some
+    noise level, from such an answer taken as a constant.
+    """
+    reference = _channels_first(scenes.reference)
+    given, keep = _conditions(scenes, reference, config), reference.new_ones(len(reference))
+    noise = config.temperature * torch.randn_like(reference)
+    half = len(reference) // 2
+    with torch.no_grad():
+        base = _first_answer(model, noise[half:], [x[half:] for x in given], keep[half:])
+    sigma = _noise_levels(reference, config)
+    sigma[:half] = 1
+    level = sigma.view(-1, 1, 1, 1, 1)
+    noisy = level * noise + (1 - level) * torch.cat([torch.zeros_like(noise[:half]), base])
+    answers = noisy - level * model(noisy, sigma, *given, keep).float()
+    return rearrange(answers, "b c f h w -> b f c h w")
+
+
+def _first_answer(model: PortraitModel, noise: Tensor, given: Sequence[Tensor], keep: Tensor) -> Tensor:
+    """The clean latents as the network sees them from nothing but noise, ``[b c f h w]``."""
+    return noise - model(noise, noise.new_ones(len(noise)), *given, keep).float()
+
+
+def _channels_first(part: Tensor) -> Tensor:
+    return rearrange(part.float(), "b f c h w -> b c f h w")
+
+
+def _conditions(scenes: LatentScenes, reference: Tensor, config: FlowConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Reference, portrait and motion, as ``PortraitModel`` takes them."""
+    motion = scenes.motion + config.motion_noise * torch.randn_like(scenes.motion)
+    return reference, scenes.portrait.float() / 255, motion
+
+
+def _keep(like: Tensor, config: FlowConfig) -> Tensor:
+    """1 for samples with expression, 0 for those without, ``[b]``."""
+    return (torch.rand(len(like), device=like.device) >= config.expression_dropout).float()
+
+
+def _noise_levels(like: Tensor, config: FlowConfig) -> Tensor:
+    """``[b]`` in [0, 1), shifted as in sampling."""
+    uniform = torch.rand(len(like), device=like.device)
+    return config.shift * uniform / (1 + (config.shift - 1) * uniform)
 
 
 @torch.no_grad()

@@ -1,12 +1,12 @@
 """The recipe of the embedded model, stage by stage, in one folder that any later run goes on from.
 
-``draw`` scenes -> ``autoencoder`` -> ``encode`` scenes -> ``transformer`` -> ``finish`` the decoder -> a folder that
-the pipeline loads::
+``draw`` scenes -> ``autoencoder`` -> ``encode`` scenes -> ``transformer`` -> ``finish`` it with the decoder -> a folder
+that the pipeline loads::
 
     RUN/scenes/*.safetensors   drawn scenes, pictures         RUN/latents/*.safetensors   the same, encoded
-    RUN/sampled/*.safetensors  what the transformer makes     RUN/transformer/            log, samples, state, parts
-    RUN/autoencoder/           log, samples, state, vae/      RUN/finish/                 the same, of the last stage
-    RUN/autoencoder/first/     the same, before the encoder that is given references
+    RUN/autoencoder/           log, samples, state, vae/      RUN/transformer/            log, samples, state, parts
+    RUN/autoencoder/first/     the same, before the encoder   RUN/finish/                 the same of all parts,
+                               that is given references                                   once they learned together
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from flashportrait.training.data import (
     encode_scenes,
     shard_batches,
 )
-from flashportrait.training.finish import FinishConfig, SampledScenes, sample_shards, scene_batches, train_finish
+from flashportrait.training.finish import FinishConfig, Generator, read_pair, scene_batches, train_finish
 from flashportrait.training.flow import FlowConfig, PortraitModel, train_flow
 from flashportrait.training.loop import LoopConfig
 from flashportrait.training.photos import PhotoSet
@@ -137,18 +137,29 @@ def learn_transformer(
     return train_flow(batches, held_out, references, vae, target, recipe.flow, recipe.flow_loop, device, seed, start)
 
 
-def finish(folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0) -> TinyVideoAutoencoder:
-    """Samples the encoded scenes with the trained transformer, and trains the decoder on what comes out."""
-    model = PortraitModel(recipe.flow).eval()
+def finish(folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0) -> Generator:
+    """Trains the transformer and the decoder together, by the pictures that come out."""
+    model = PortraitModel(recipe.flow)
     model.take_weights(folder / "transformer")
-    trained = max(path.stat().st_mtime for path in (folder / "transformer").glob("*/*.safetensors"))
-    sample_shards(folder, model.to(device), trained, recipe.flow)
-    names = [path.name for path in sorted((folder / "latents_held_out").glob("*.safetensors"))]
-    shown = [SampledScenes.read(folder, name, index) for name in names for index in range(recipe.finish_scenes)]
-    batches = scene_batches(folder, recipe.finish.batch, torch.Generator().manual_seed(seed))
-    start, target = folder / "autoencoder" / "vae", folder / "finish"
-    held_out = SampledScenes.join(shown)
-    return train_finish(batches, held_out, start, target, recipe.finish, recipe.finish_loop, device, seed)
+    pairs = [
+        read_pair(folder / "scenes" / path.name, path, index)
+        for path in sorted((folder / "latents_held_out").glob("*.safetensors"))
+        for index in range(recipe.finish_scenes)
+    ]
+    pictures, latents = zip(*pairs, strict=True)
+    shuffle = torch.Generator().manual_seed(seed)
+    return train_finish(
+        scene_batches(folder, recipe.finish.batch, shuffle),
+        shard_batches(folder / "latents", recipe.batch, shuffle),
+        (Scenes.join(pictures), LatentScenes.join(latents)),
+        Generator(model, load_autoencoder(folder)),
+        folder / "finish",
+        recipe.finish,
+        recipe.flow,
+        recipe.finish_loop,
+        device,
+        seed,
+    )
 
 
 def take_autoencoder(folder: Path, model: Path) -> None:
