@@ -29,8 +29,12 @@ from flashportrait.models.tiny_vae import SPATIAL_RATIO, TEMPORAL_RATIO, TinyVid
 from flashportrait.rig.photo import RIG_PIXELS, PhotoRig
 from flashportrait.training.photos import PhotoSet, fit_motion
 
-PERFORMANCE_MIX = {"talking": 0.25, "mixed": 0.2, "large": 0.2, "calm": 0.05, "keyframes": 0.3}
+PERFORMANCE_MIX = {"talking": 0.1, "mixed": 0.08, "large": 0.1, "calm": 0.02, "keyframes": 0.7}
 """Shares of the kinds of motion. ``keyframes`` glides between unrelated expressions, so that every corner is seen."""
+
+KEYFRAME_SPACING = (3, 8)
+"""Least and greatest number of frames from one expression to the next. A network meets as many expressions as glides;
+the frames between are cheap, but teach it little."""
 
 
 CROP_FOCUS = 4.0
@@ -105,7 +109,8 @@ def sample_motion(kind: str, frames: int, generator: torch.Generator) -> Tensor:
     """Motion rows ``[frames 57]`` of one kind of ``PERFORMANCE_MIX``."""
     if kind != "keyframes":
         return sample_performance(frames, kind=kind, generator=generator)
-    spacing = int(torch.randint(8, 25, (1,), generator=generator))
+    least, greatest = KEYFRAME_SPACING
+    spacing = int(torch.randint(least, greatest + 1, (1,), generator=generator))
     keys = sample_performance(frames // spacing + 2, kind="random", generator=generator)
     position = torch.arange(frames) / spacing
     index = position.long()
