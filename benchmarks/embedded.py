@@ -55,6 +55,8 @@ from flashportrait.training.photos import Photo, PhotoSet, fit_motion, photo_row
 from flashportrait.training.samples import save_sheet
 
 KINDS = ("talking", "mixed", "large", "keyframes")
+KEYFRAME_SPACING = (8, 24)
+"""Slower than in training, nearer to people."""
 FRAMES = 33
 FACE_STRIDE = 2
 EXPRESSIONS = {
@@ -87,7 +89,7 @@ def drawn_cases(count: int, frames: int, size: int) -> Iterator[Case]:
     for index in range(count):
         generator = torch.Generator().manual_seed(SEED + index)
         identity, framed = draw_portrait(generator, size)
-        rows = sample_motion(KINDS[index % len(KINDS)], frames, generator)
+        rows = sample_motion(KINDS[index % len(KINDS)], frames, generator, KEYFRAME_SPACING)
         drawn = render(identity, rows, size=size)
         yield Case(framed, rows, drawn.frames, drawn.face_mask)
 
@@ -98,7 +100,7 @@ def photo_cases(photos: PhotoSet, count: int, frames: int, size: int) -> Iterato
     for index, photo in enumerate(photos[int(i)] for i in chosen):
         generator = torch.Generator().manual_seed(SEED + index)
         framed = framed_photo(photo, size)
-        rows = fit_motion(photo.row, sample_motion(KINDS[index % len(KINDS)], frames, generator))
+        rows = fit_motion(photo.row, sample_motion(KINDS[index % len(KINDS)], frames, generator, KEYFRAME_SPACING))
         warped = framed.rig().animate(rows, size)
         yield Case(framed, warped.motion, warped.frames, warped.face_mask)
 

@@ -105,14 +105,16 @@ class SceneSource(Protocol):
     def scenes(self, count: int, frames: int, size: int, generator: torch.Generator) -> Scenes: ...
 
 
-def sample_motion(kind: str, frames: int, generator: torch.Generator) -> Tensor:
-    """Motion rows ``[frames 57]`` of one kind of ``PERFORMANCE_MIX``."""
+def sample_motion(
+    kind: str, frames: int, generator: torch.Generator, spacing: tuple[int, int] = KEYFRAME_SPACING
+) -> Tensor:
+    """Motion rows ``[frames 57]`` of one kind of ``PERFORMANCE_MIX``; ``spacing`` is that of keyframes."""
     if kind != "keyframes":
         return sample_performance(frames, kind=kind, generator=generator)
-    least, greatest = KEYFRAME_SPACING
-    spacing = int(torch.randint(least, greatest + 1, (1,), generator=generator))
-    keys = sample_performance(frames // spacing + 2, kind="random", generator=generator)
-    position = torch.arange(frames) / spacing
+    least, greatest = spacing
+    glide = int(torch.randint(least, greatest + 1, (1,), generator=generator))
+    keys = sample_performance(frames // glide + 2, kind="random", generator=generator)
+    position = torch.arange(frames) / glide
     index = position.long()
     share = (position - index).unsqueeze(1)
     share = share * share * (3 - 2 * share)
