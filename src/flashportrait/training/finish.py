@@ -33,16 +33,16 @@ class FinishConfig:
 
     batch: int = 8
     """Scenes a step whose pictures are compared."""
-    crop: int = 10
+    crop: int = 9
     """Rows and columns of latents that the decoder sees: convolutions don't mind, and crops are cheaper."""
-    lr: float = 5e-4
-    matrix_lr: float | None = 5e-4
+    lr: float = 6e-4
+    matrix_lr: float | None = 1e-3
     """Learning rate of Muon on the transformer's matrices; None: AdamW on everything."""
-    true_share: float = 0.3
+    true_share: float = 0.35
     """Share of scenes decoded from their true latents, with noise; the others from the transformer's answers."""
     latent_noise: float = 0.15
     """Largest standard deviation of noise on true latents."""
-    picture_weight: float = 2.0
+    picture_weight: float = 5.0
     """How much the pictures' loss counts beside flow matching's."""
     focus: float = 2.0
     """Exponent of the loss weights: above 1, lips and eyes count for more than their scenes say."""

@@ -46,18 +46,19 @@ class FlowConfig:
     weight_decay: float = 0.01
     expression_dropout: float = 0.1
     """Share of samples trained without expression, for guidance."""
-    guidance: float = 2.0
+    guidance: float = 1.0
     """Scale of expression guidance that is learned into the network, which then acts so in a single pass; 1: none.
 
-    A small network is unsure of small features and follows expression by less than asked; guidance gives it back.
+    A small network is unsure of small features and follows expression by less than asked; guidance gives it back, at
+    a price in likeness to the truth.
     """
     shift: float = 3.0
     """Time shift of the noise levels, as in sampling."""
     temperature: float = 0.0
     """Standard deviation of the noise that sampling starts from, wherever training samples."""
-    starts: float = 0.5
+    starts: float = 0.65
     """Share of samples trained where sampling starts: at noise level 1, from noise of that temperature."""
-    refinements: float = 0.25
+    refinements: float = 0.3
     """Share of samples trained further along: on the network's own first answer in place of clean latents."""
     motion_noise: float = 0.01
     """Noise on motion rows: what an extractor reads is never exact."""
