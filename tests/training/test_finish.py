@@ -12,7 +12,7 @@ from flashportrait.errors import UserError
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.training.autoencoder import initialise_near_identity
 from flashportrait.training.data import LatentScenes, Scenes
-from flashportrait.training.finish import FinishConfig, Generator, picture_loss, scene_batches, train_finish
+from flashportrait.training.finish import FinishConfig, PortraitAnimator, picture_loss, scene_batches, train_finish
 from flashportrait.training.flow import FlowConfig, PortraitModel
 from flashportrait.training.loop import LoopConfig
 
@@ -32,12 +32,12 @@ def toy_scenes(count: int = COUNT) -> tuple[Scenes, LatentScenes]:
     return Scenes(portrait, picture, picture.clone(), motion, weight), encoded
 
 
-def toy_generator() -> Generator:
+def toy_generator() -> PortraitAnimator:
     torch.manual_seed(0)
     vae = TinyVideoAutoencoder(4, (8, 8, 8), align="start", reference_channels=4, upscale=2)
     initialise_near_identity(vae)
     vae.register_to_config(latents_mean=[0.0] * 16, latents_std=[1.0] * 16)
-    return Generator(PortraitModel(FLOW), vae)
+    return PortraitAnimator(PortraitModel(FLOW), vae)
 
 
 def test_a_scenes_pictures_come_with_its_latents(tmp_path: Path) -> None:

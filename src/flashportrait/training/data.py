@@ -65,6 +65,11 @@ class TensorRecord:
         return cls(**load_file(path))
 
     @classmethod
+    def read(cls, path: Path, index: int) -> Self:
+        """The record of one scene of a file, without reading the others."""
+        return cls(*read_scene(path, index, [field.name for field in fields(cls)]))
+
+    @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from flashportrait.errors import UserError
 from flashportrait.models.tiny_vae import TEMPORAL_RATIO, TinyVideoAutoencoder
 from flashportrait.training.autoencoder import restoration_loss
-from flashportrait.training.data import LatentScenes, Scenes, read_scene, scene_places
+from flashportrait.training.data import LatentScenes, Scenes, scene_places
 from flashportrait.training.flow import PARTS, FlowConfig, PortraitModel, flow_loss, own_answers, sample_latents
 from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
 from flashportrait.training.samples import save_sheet
@@ -48,7 +48,7 @@ class FinishConfig:
     """Exponent of the loss weights: above 1, lips and eyes count for more than their scenes say."""
 
 
-class Generator(nn.Module):
+class PortraitAnimator(nn.Module):
     """From portrait and motion to pictures."""
 
     def __init__(self, model: PortraitModel, vae: TinyVideoAutoencoder):
@@ -63,7 +63,7 @@ def scene_batches(folder: Path, batch: int, generator: torch.Generator) -> Itera
     Raises:
         UserError: fewer scenes are drawn and encoded than one batch needs.
     """
-    places = scene_places(path for path in sorted((folder / "latents").glob("*.safetensors")))
+    places = scene_places(sorted((folder / "latents").glob("*.safetensors")))
     if len(places) < batch:
         raise UserError(f"{folder / 'latents'} holds {len(places)} scenes, a batch is {batch}; draw and encode more")
     while True:
@@ -77,14 +77,11 @@ def scene_batches(folder: Path, batch: int, generator: torch.Generator) -> Itera
 
 def read_pair(pictures: Path, latents: Path, index: int) -> tuple[Scenes, LatentScenes]:
     """One scene of a shard, drawn and encoded."""
-    return (
-        Scenes(*read_scene(pictures, index, list(Scenes.__dataclass_fields__))),
-        LatentScenes(*read_scene(latents, index, list(LatentScenes.__dataclass_fields__))),
-    )
+    return Scenes.read(pictures, index), LatentScenes.read(latents, index)
 
 
 def picture_loss(
-    generator: Generator, scenes: Scenes, latents: LatentScenes, config: FinishConfig, flow: FlowConfig
+    animator: PortraitAnimator, scenes: Scenes, latents: LatentScenes, config: FinishConfig, flow: FlowConfig
 ) -> dict[str, Tensor]:
     """The autoencoder's loss on scenes decoded from the transformer's answers or, a share of them, from true latents.
 
@@ -94,7 +91,7 @@ def picture_loss(
     true = round(config.true_share * len(latents))
     kept = latents.latents[:true].float()
     kept = kept + config.latent_noise * torch.rand(true, 1, 1, 1, 1, device=kept.device) * torch.randn_like(kept)
-    answers = own_answers(generator.model, latents[true:], flow) if true < len(latents) else kept[:0]
+    answers = own_answers(animator.model, latents[true:], flow) if true < len(latents) else kept[:0]
     shown = slice(0, TEMPORAL_RATIO * (latents.latents.shape[1] - 1) + 1)
     decoded, reference, frames, weight = _crop(
         config.crop,
@@ -105,7 +102,7 @@ def picture_loss(
     )
     ratio = frames.shape[-1] // weight.shape[-1]
     weight = weight.repeat_interleave(ratio, -1).repeat_interleave(ratio, -2)
-    return restoration_loss(*generator.vae.restore(decoded, reference), frames, weight)
+    return restoration_loss(*animator.vae.restore(decoded, reference), frames, weight)
 
 
 def _crop(side: int, *parts: Tensor) -> list[Tensor]:
@@ -121,15 +118,15 @@ def _crop(side: int, *parts: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def watch(
-    generator: Generator, scenes: Scenes, latents: LatentScenes, flow: FlowConfig, path: Path
+    animator: PortraitAnimator, scenes: Scenes, latents: LatentScenes, flow: FlowConfig, path: Path
 ) -> dict[str, float]:
     """PSNR over faces of held-out scenes, from sampled and from true latents, and a sheet: truth, sampled, true."""
-    sampled = sample_latents(generator.model, latents, 8, flow.shift, flow.temperature)
+    sampled = sample_latents(animator.model, latents, 8, flow.shift, flow.temperature)
     clips = {"truth": scenes.frames.float() / 255}
     for name, given in (("sampled", sampled), ("true", latents.latents)):
         clips[name] = torch.cat(
             [
-                generator.vae.decode(z[None].float(), parallel=True, reference=r[None].float() / 255).float()
+                animator.vae.decode(z[None].float(), parallel=True, reference=r[None].float() / 255).float()
                 for z, r in zip(given, scenes.reference, strict=True)
             ]
         )
@@ -149,14 +146,14 @@ def train_finish(
     pictured: Iterator[tuple[Scenes, LatentScenes]],
     batches: Iterator[LatentScenes],
     held_out: tuple[Scenes, LatentScenes],
-    start: Generator,
+    start: PortraitAnimator,
     folder: Path,
     config: FinishConfig,
     flow: FlowConfig,
     loop: LoopConfig,
     device: str = "cpu",
     seed: int = 0,
-) -> Generator:
+) -> PortraitAnimator:
     """Trains the transformer with its encoders, and the decoder; exports the averaged parts to ``folder``.
 
     Args:
@@ -197,7 +194,7 @@ def train_finish(
     stage.resume()
     if flow.compile:
         start.model.transformer.compile_repeated_blocks()
-    averaged = stage.run(zip(pictured, batches, strict=False))
+    averaged = stage.run(zip(pictured, batches, strict=False))  # both are endless
     averaged.vae.save_pretrained(folder / "vae")
     for name in PARTS:
         getattr(averaged.model, name).save_pretrained(folder / name)

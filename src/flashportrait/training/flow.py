@@ -175,13 +175,10 @@ def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) ->
     clean, reference = _channels_first(scenes.latents), _channels_first(scenes.reference)
     weight = _channels_first(scenes.weight) ** config.focus
     count = len(clean)
-    given, keep = _conditions(scenes, reference, config), _keep(clean, config)
-    sigma, noise, base, trust = (
-        _noise_levels(clean, config),
-        torch.randn_like(clean),
-        clean.clone(),
-        clean.new_ones(count),
-    )
+    given = _conditions(scenes, reference, config)
+    keep = (torch.rand(count, device=clean.device) >= config.expression_dropout).float()
+    sigma, noise = _noise_levels(clean, config), torch.randn_like(clean)
+    base, trust = clean.clone(), torch.ones_like(sigma)
 
     starts, own = round(config.starts * count), round((config.starts + config.refinements) * count)
     sigma[:starts] = 1
@@ -208,8 +205,8 @@ def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) ->
 def own_answers(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) -> Tensor:
     """What the network takes the clean latents for, ``[b f c h w]``, where sampling starts and further along.
 
-    One half, by chance, is answered from noise of the configuration's temperature alone; the others once more, at some
-    noise level, from such an answer taken as a constant.
+    The first half is answered from noise of the configuration's temperature alone; the others once more, at some noise
+    level, from such an answer taken as a constant.
     """
     reference = _channels_first(scenes.reference)
     given, keep = _conditions(scenes, reference, config), reference.new_ones(len(reference))
@@ -240,11 +237,6 @@ def _conditions(scenes: LatentScenes, reference: Tensor, config: FlowConfig) -> 
     return reference, scenes.portrait.float() / 255, motion
 
 
-def _keep(like: Tensor, config: FlowConfig) -> Tensor:
-    """1 for samples with expression, 0 for those without, ``[b]``."""
-    return (torch.rand(len(like), device=like.device) >= config.expression_dropout).float()
-
-
 def _noise_levels(like: Tensor, config: FlowConfig) -> Tensor:
     """``[b]`` in [0, 1), shifted as in sampling."""
     uniform = torch.rand(len(like), device=like.device)
@@ -256,8 +248,7 @@ def sample_latents(
     model: PortraitModel, scenes: LatentScenes, steps: int, shift: float, temperature: float, seed: int = 0
 ) -> Tensor:
     """Euler sampling of one window per scene, ``[b f c h w]``; for watching a run, not for use."""
-    latents = rearrange(scenes.latents.float(), "b f c h w -> b c f h w")
-    reference = rearrange(scenes.reference.float(), "b f c h w -> b c f h w")
+    latents, reference = _channels_first(scenes.latents), _channels_first(scenes.reference)
     generator = torch.Generator().manual_seed(seed)
     x = temperature * torch.randn(latents.shape, generator=generator).to(latents.device)
     grid = torch.linspace(1, 0, steps + 1)

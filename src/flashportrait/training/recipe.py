@@ -31,7 +31,7 @@ from flashportrait.training.data import (
     encode_scenes,
     shard_batches,
 )
-from flashportrait.training.finish import FinishConfig, Generator, read_pair, scene_batches, train_finish
+from flashportrait.training.finish import FinishConfig, PortraitAnimator, read_pair, scene_batches, train_finish
 from flashportrait.training.flow import FlowConfig, PortraitModel, train_flow
 from flashportrait.training.loop import LoopConfig
 from flashportrait.training.photos import PhotoSet
@@ -137,7 +137,7 @@ def learn_transformer(
     return train_flow(batches, held_out, references, vae, target, recipe.flow, recipe.flow_loop, device, seed, start)
 
 
-def finish(folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0) -> Generator:
+def finish(folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0) -> PortraitAnimator:
     """Trains the transformer and the decoder together, by the pictures that come out."""
     model = PortraitModel(recipe.flow)
     model.take_weights(folder / "transformer")
@@ -152,7 +152,7 @@ def finish(folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0) -> 
         scene_batches(folder, recipe.finish.batch, shuffle),
         shard_batches(folder / "latents", recipe.batch, shuffle),
         (Scenes.join(pictures), LatentScenes.join(latents)),
-        Generator(model, load_autoencoder(folder)),
+        PortraitAnimator(model, load_autoencoder(folder)),
         folder / "finish",
         recipe.finish,
         recipe.flow,
