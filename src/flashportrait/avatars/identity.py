@@ -7,7 +7,7 @@ display values in [0, 1].
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -212,6 +212,11 @@ class Identity:
         if isinstance(index, int):
             index = [index]
         return Identity(**{name: value[index] for name, value in self._tensors()})
+
+    @classmethod
+    def join(cls, parts: Sequence[Identity]) -> Identity:
+        """One batch of several."""
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     def expand(self, count: int) -> Identity:
         """``count`` rows of a batch of one, without copying."""

@@ -43,6 +43,9 @@ class Photo:
     row: Tensor
     """[57] the photo's own motion row"""
 
+    def to(self, device: str) -> Photo:
+        return Photo(self.image.to(device), self.landmarks.to(device), self.row.to(device))
+
 
 def photo_row(landmarks: Tensor, coefficients: Tensor) -> Tensor:
     """Motion rows [... 57] of photos: head angles from landmarks [... 478 3], then coefficients [... 51] in row order.

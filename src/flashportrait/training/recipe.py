@@ -82,8 +82,8 @@ def draw(folder: Path, recipe: Recipe, photos: list[Path], device: str = "cpu", 
     training: dict[str, SceneSource] = {"avatars": AvatarScenes(device)}
     held_out = dict(training)
     for path in photos:
-        most, few = PhotoSet(path).split()
-        training[f"photos-{path.name}"], held_out[f"photos-{path.name}"] = PhotoScenes(most), PhotoScenes(few)
+        name, (most, few) = f"photos-{path.name}", PhotoSet(path).split()
+        training[name], held_out[name] = PhotoScenes(most, device), PhotoScenes(few, device)
     shards = -(-recipe.scenes // (recipe.shard * len(training)))
     labels = [(f"{HELD_OUT}-{name}", source) for name, source in held_out.items()]
     labels += [(f"{name}-{index:04d}", source) for index in range(shards) for name, source in training.items()]

@@ -1,0 +1,41 @@
+"""Scenes drawn together, as on a GPU, are the scenes drawn one by one."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from flashportrait.avatars.identity import Identity, sample_identities
+from flashportrait.rig.mesh import average_landmarks
+from flashportrait.rig.photo import GUIDE_REACH, PhotoRig, head_pose_limits
+from flashportrait.training.data import AvatarScenes, Scenes
+
+
+def test_people_drawn_in_one_pass_are_those_drawn_alone():
+    source = AvatarScenes()
+    alone = source.scenes(3, 5, 64, torch.Generator().manual_seed(5))
+    together = source._scenes(3, 5, 64, torch.Generator().manual_seed(5))
+    for field in fields(Scenes):
+        assert torch.equal(getattr(alone, field.name), getattr(together, field.name)), field.name
+
+
+def test_joined_identities_are_their_parts():
+    three = sample_identities(3, torch.Generator().manual_seed(1))
+    joined = Identity.join([three[0], three[1:]])
+    for field in fields(Identity):
+        assert torch.equal(getattr(joined, field.name), getattr(three, field.name)), field.name
+
+
+@pytest.mark.parametrize("together", [1, 2, 5])
+def test_turning_is_the_same_in_passes_of_any_length(together):
+    generator = torch.Generator().manual_seed(2)
+    image = torch.rand(3, 96, 96, generator=generator)
+    rig = PhotoRig(image, average_landmarks((48.0, 50.0), 50.0), torch.zeros(57))
+    poses = 0.2 * torch.randn(5, 6, generator=generator)
+    lowest, highest = head_pose_limits(rig.own_row, GUIDE_REACH)
+    texture = rig.rest[rig.triangles, :2].expand(together, -1, -1, -1)
+    drawn = [
+        rig._draw(rig.head.expand(len(part), -1, -1), part, texture[: len(part)], 48)[0]
+        for part in torch.maximum(torch.minimum(poses, highest), lowest).split(together)
+    ]
+    torch.testing.assert_close(torch.cat(drawn), rig.turn(poses, 48), rtol=0, atol=0)
