@@ -17,7 +17,7 @@ NANO_DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 30,
     "speed": "fast",
     "text_scale": 1.0,
-    "emotion_scale": 1.0,
+    "emotion_scale": 2.0,
     "window": 8,
     "overlap": 3,
     "schedule": "causal",
