@@ -17,6 +17,9 @@ FACE_FRACTION = 0.5
 """Height of the face, hairline to chin, in units of the crop's side."""
 FACE_CENTER = (0.5, 0.46)
 """Position of the head's centre in units of the crop's side: 4% above the middle, to leave room for the shoulders."""
+LEEWAY = 0.08
+"""How far a face may lie from where it should, in units of the crop's side, if that keeps the crop in the picture. Hair
+and shoulders that go on are worth more than a face in the middle."""
 MARGIN_BLUR = 0.04
 """Blur of what is made up outside the picture, in units of the crop's side."""
 
@@ -48,6 +51,8 @@ def align_portrait(
 ) -> PortraitCrop:
     """Crop a portrait (RGB) to a square of ``size`` pixels with its face at ``center`` and ``face_fraction`` high.
 
+    Where the square would reach beyond the picture, it is moved by up to ``LEEWAY`` of its side to stay inside.
+
     ``face`` (from 1, left to right) or ``face_box`` (x0, y0, x1, y1 in pixels) choose among several faces. With a face
     box the portrait may be a drawing that the landmarker can't read: it is then taken as neutral and frontal, which
     ``PortraitCrop.warning`` says. Raises ``UserError`` when there is no face, or none of that number.
@@ -74,8 +79,18 @@ def align_portrait(
         )
     side = face_size / face_fraction
     left, top = face_center[0] - center[0] * side, face_center[1] - center[1] * side
+    if chosen is not None:
+        left, top = (_moved_inside(*edge, side) for edge in ((left, width), (top, height)))
     box = (left, top, left + side, top + side)
     return PortraitCrop(crop_square(pixels, box, size), box, row, chosen, warning)
+
+
+def _moved_inside(start: float, length: int, side: float) -> float:
+    """The start of a stretch of ``side``, moved by up to ``LEEWAY`` of it towards lying in [0, length]."""
+    before, beyond = max(0.0, -start), max(0.0, start + side - length)
+    # A stretch that is longer than the picture has as much beyond it on either side.
+    wanted = (before - beyond) / (2 if before > 0 and beyond > 0 else 1)
+    return start + min(max(wanted, -LEEWAY * side), LEEWAY * side)
 
 
 def crop_square(pixels: np.ndarray, box: Box, size: int) -> Image.Image:
