@@ -32,6 +32,10 @@ RATES = [
         (59.94, Fraction(60000, 1001)),
         ("30000/1001", Fraction(30000, 1001)),
         (Fraction(15), Fraction(15)),
+        # A hair from an NTSC rate, and meant.
+        ("1070/51", Fraction(1070, 51)),
+        (Fraction(1070, 51), Fraction(1070, 51)),
+        (Fraction(1049, 50), Fraction(1049, 50)),
     ],
 )
 def test_rates(text: object, rate: Fraction) -> None:

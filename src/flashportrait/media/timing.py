@@ -18,6 +18,8 @@ MIN_RATE, MAX_RATE = Fraction(1), Fraction(240)
 def parse_rate(text: str | float | Fraction) -> Fraction:
     """Frames per second as an exact fraction; 23.976, 29.97 and 59.94 mean their NTSC rates (n * 1000/1001).
 
+    A fraction, as such or written with a slash, is taken at its word.
+
     Raises:
         UserError: not a number, or outside 1 to 240 frames per second.
     """
@@ -28,7 +30,8 @@ def parse_rate(text: str | float | Fraction) -> Fraction:
     if not MIN_RATE <= rate <= MAX_RATE:
         raise UserError(f"a rate of {text} frames per second is outside {MIN_RATE} to {MAX_RATE}")
     ntsc = Fraction(round(rate * 1001 / 1000) * 1000, 1001)
-    return ntsc if rate.denominator != 1 and abs(rate - ntsc) < Fraction(1, 200) else rate
+    rounded = rate.denominator != 1 and "/" not in str(text)
+    return ntsc if rounded and abs(rate - ntsc) < Fraction(1, 200) else rate
 
 
 @dataclass(frozen=True)
