@@ -66,14 +66,14 @@ def test_a_real_face_lands_where_the_framing_says(shared):
     from flashportrait.face.blendshapes import FaceLandmarker
 
     path = sorted((shared / "faces" / "examples").glob("*.*g"))[0]
-    framing = Framing(mode="face", resolution=256, face_size=0.45, face_center=(0.5, 0.55))
+    framing = Framing(mode="face", resolution=256, face_size=0.65, face_center=(0.5, 0.5))
     framed = frame_portrait(path, framing, FaceChoice(), size=512)
     assert framed.pixels.shape == (1, 3, 256, 256)
     assert framed.scaled_to == (512, 512)
     pixels = (framed.pixels[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     (face,) = FaceLandmarker().detect(pixels)
-    assert face.size / 256 == pytest.approx(0.45, abs=0.02)
-    assert np.array(face.center) / 256 == pytest.approx((0.5, 0.55), abs=0.02)
+    assert face.size / 256 == pytest.approx(0.65, abs=0.02)
+    assert np.array(face.center) / 256 == pytest.approx((0.5, 0.5), abs=0.02)
     head_pose = framed.row[BLENDSHAPES.slices["head_pose"]]
     assert head_pose[3:] == pytest.approx([0, 0, 0])
 
