@@ -63,6 +63,8 @@ def measure(
         noise(1, IMAGE_TOKENS, config.image_dim),
         noise(1, latent_frames, EXPRESSION_TOKENS, config.expression_dim),
     )
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     seconds = []
     for _ in range(repeats + 1):
         _wait(device)
@@ -71,7 +73,7 @@ def measure(
         _wait(device)
         seconds.append(time.perf_counter() - started)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    tokens = latent_frames * (height // plan.TOKEN_PIXELS) * (width // plan.TOKEN_PIXELS)
+    tokens = plan.window_tokens(plan.Work(height, width, latent_frames), latent_frames)
     return {"size": [height, width], "tokens": tokens, "seconds": statistics.median(seconds[1:]), "peak_bytes": peak}
 
 
@@ -98,8 +100,7 @@ def main() -> None:
     for size in ["128x128"] if args.quick else args.sizes:
         row = measure(model, 9 if args.quick else args.frames, *map(int, size.split("x")), repeats=3)
         if not args.quick and args.blocks == plan.LAYERS:
-            activations = plan.ACTIVATION_TENSORS * row["tokens"] * plan.WIDTH * plan.BF16_BYTES
-            row |= {"predicted_peak_bytes": weights + activations}
+            row |= {"predicted_peak_bytes": weights + plan.activation_bytes(row["tokens"])}
             row |= {"tflops": plan.forward_flops(row["tokens"]) / row["seconds"] / 1e12}
         rows.append(row)
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)

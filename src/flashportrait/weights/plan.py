@@ -203,7 +203,7 @@ def _predict(
     resident += IMAGE_ENCODER_BYTES if placement == "resident" else 0
     resident += TEXT_ENCODER_BYTES if text_encoder == "resident" else 0
     working = max(
-        round(ACTIVATION_TENSORS * tokens * WIDTH * BF16_BYTES),
+        activation_bytes(tokens),
         VAE_BYTES_PER_PIXEL * work.height * work.width,
         TEXT_ENCODER_LAYER_BYTES if text_encoder == "offload" else 0,
     )
@@ -230,6 +230,11 @@ def _predict(
 def window_tokens(work: Work, latent_frames: int) -> int:
     """Tokens of one window: one for each 16x16 pixels of each latent frame."""
     return latent_frames * math.ceil(work.height / TOKEN_PIXELS) * math.ceil(work.width / TOKEN_PIXELS)
+
+
+def activation_bytes(tokens: int) -> int:
+    """Alive at the worst moment of a block."""
+    return round(ACTIVATION_TENSORS * tokens * WIDTH * BF16_BYTES)
 
 
 def forward_flops(tokens: int) -> float:
