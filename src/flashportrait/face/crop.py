@@ -79,7 +79,7 @@ def align_portrait(
         )
     side = face_size / face_fraction
     left, top = face_center[0] - center[0] * side, face_center[1] - center[1] * side
-    if chosen is not None:
+    if chosen is not None:  # without landmarks a face is known by where the crop puts it
         left, top = (_moved_inside(*edge, side) for edge in ((left, width), (top, height)))
     box = (left, top, left + side, top + side)
     return PortraitCrop(crop_square(pixels, box, size), box, row, chosen, warning)

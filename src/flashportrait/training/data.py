@@ -36,7 +36,6 @@ KEYFRAME_SPACING = (3, 8)
 """Least and greatest number of frames from one expression to the next. A network meets as many expressions as glides;
 the frames between are cheap, but teach it little."""
 
-
 SCENES_TOGETHER = 8
 """Drawn people that a GPU draws in one pass: 13 frames of 256 px of each take some 4 GB there."""
 
