@@ -110,18 +110,19 @@ def _mean(pair: Tensor) -> Tensor:
 
 
 def _eyes_and_brows(row: _Row) -> dict[str, Tensor]:
-    # The landmarker reads 0.75 on most closed eyes.
-    blink, look_down = (row.pair("eyeBlink") / 0.75).clamp(max=1), row.pair("eyeLookDown")
+    # The landmarker reads 0.75 on most closed eyes, and those as looking down and squinting (see performance.py).
+    lids = row.pair("eyeBlink")
+    blink, look_down = (lids / 0.75).clamp(max=1), (row.pair("eyeLookDown") - lids).clamp_min(0)
     brow_down, inner_up, outer_up = row.pair("browDown"), row.one("browInnerUp"), row.pair("browOuterUp")
     return {
-        "blink": (blink + 0.5 * look_down * (1 - blink)).clamp(0, 1),
+        "blink": (blink + 0.58 * look_down * (1 - blink)).clamp(0, 1),
         # It reads 0.25 on relaxed eyes, and little of how far they look up.
-        "squint": 1.3 * (row.pair("eyeSquint") - 0.25).clamp_min(-0.08) + 0.4 * row.pair("cheekSquint"),
+        "squint": 1.3 * (row.pair("eyeSquint") - 0.5 * lids - 0.25).clamp_min(-0.08) + 0.4 * row.pair("cheekSquint"),
         "wide": row.pair("eyeWide"),
         "gaze_out": row.pair("eyeLookOut") - row.pair("eyeLookIn"),
         "gaze_up": (2.2 * row.pair("eyeLookUp")).clamp(max=1) - (1.25 * look_down).clamp(max=1) * (1 - blink),
-        "brow_inner": 0.15 * inner_up[:, None] - 0.14 * brow_down,
-        "brow_outer": 0.16 * outer_up - 0.09 * brow_down,
+        "brow_inner": 0.22 * inner_up[:, None] - 0.15 * brow_down,
+        "brow_outer": 0.22 * outer_up - 0.1 * brow_down,
         "brow_lower": _mean(brow_down),
         "brow_raise": torch.maximum(inner_up, _mean(outer_up)),
     }
@@ -139,7 +140,7 @@ def _mouth_shape(row: _Row) -> dict[str, Tensor]:
     opened_by_lips = 0.09 * _mean(row.pair("mouthLowerDown")) - 0.02 * row.one("mouthShrugLower")
     return {
         "mouth_half_width": (1 + wider - narrower[:, None]).clamp_min(0.35),
-        "corner_lift": 0.09 * smile - 0.10 * frown - 0.03 * stretch - dropped + 0.02 * dimple,
+        "corner_lift": 0.115 * smile - 0.10 * frown - 0.03 * stretch - dropped + 0.02 * dimple,
         "gap_upper": 0.02 * gap + 0.075 * _mean(row.pair("mouthUpperUp")) + 0.03 * funnel + 0.01 * _mean(smile),
         "gap_lower": 0.92 * _FULL_DROP * gap + 0.045 * funnel + opened_by_lips,
     }

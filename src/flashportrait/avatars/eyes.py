@@ -57,14 +57,15 @@ def paint_eyes(base: Tensor, patch: Patch, identity: Identity, controls: Control
 def _lids(side: Tensor, patch: Patch, identity: Identity, controls: Controls) -> _Lids:
     blink, gaze_up = controls.side(patch.u, controls.blink), controls.side(patch.u, controls.gaze_up)
     squint, wide = controls.side(patch.u, controls.squint), controls.side(patch.u, controls.wide)
+    brow = controls.side(patch.u, controls.brow_outer)
     size = per_row(identity.eye_size)
     middle, half = EYE[0] * per_row(identity.eye_spacing), 0.177 * size
     s = (side - middle) / half
     arch = (1 - (s + 0.08) ** 2).clamp_min(0) ** 0.75
     corner_v = EYE[1] + per_row(identity.eye_tilt) * s
     opening = size * per_row(identity.eye_openness)
-    up_open = 0.09 * opening * (1 + 1.1 * wide - 0.45 * squint + 0.28 * gaze_up.clamp_min(0))
-    down = 0.056 * opening * (1 - 0.75 * squint - 0.3 * gaze_up)
+    up_open = 0.09 * opening * (1 + 1.1 * wide - 0.45 * squint + 0.65 * gaze_up.clamp_min(0) + 1.2 * brow)
+    down = 0.056 * opening * (1 - 0.75 * squint - 0.55 * gaze_up)
     return _Lids(
         along=s,
         half=half,
@@ -90,7 +91,7 @@ def _eyeball(side: Tensor, lids: _Lids, patch: Patch, identity: Identity, contro
     """White, iris, pupil and glint, in the upper lid's shadow.  [n 3 h w]"""
     mirrored, pixel, below_lid = torch.sign(patch.u), patch.pixel, lids.upper - patch.v
     gaze_u = lids.middle + 0.102 * controls.side(patch.u, controls.gaze_out)
-    gaze_v = EYE[1] + 0.018 + 0.078 * controls.side(patch.u, controls.gaze_up)
+    gaze_v = EYE[1] + 0.018 + 0.11 * controls.side(patch.u, controls.gaze_up)
     radius = 0.068 * per_row(identity.iris_size) * per_row(identity.eye_size).sqrt()
     # The cornea stands before the lids' corners, so a turned head shows it further round.
     du = side - mirrored * CORNEA * patch.slope_u - gaze_u
@@ -120,5 +121,5 @@ def paint_brows(base: Tensor, patch: Patch, identity: Identity, controls: Contro
     distance = (patch.v - middle).abs() - thickness
     ends = smoothstep(-0.06, 0.14, t) * smoothstep(1.04, 0.82, t)
     hairs = 0.85 + 0.15 * torch.sin(95 * side + 60 * (patch.v - middle) + per_row(identity.phase[:, 1]))
-    opacity = 0.55 + 0.3 * per_row(identity.brow_thickness).clamp(max=1.2)
+    opacity = 0.68 + 0.2 * per_row(identity.brow_thickness).clamp(max=1.2)
     return over(base, identity.brow_color, coverage(distance, patch.pixel + 0.016) * ends * hairs * opacity)

@@ -19,6 +19,8 @@ _HEAD_REACH = {"calm": 0.35, "talking": 0.5, "large": 1.0}
 """Head motion of each kind as a share of ``_POSE_LIMITS``."""
 _POSE_LIMITS = dict(zip(HEAD_POSE_NAMES, (0.79, 0.44, 0.44, 0.16, 0.12, 0.16), strict=True))
 """The furthest a head goes: radians, face heights, log scale."""
+_SHUT = 0.75
+"""What the landmarker reads on most closed eyes."""
 
 # Mouth shapes of speech: coefficient of each at full articulation.
 _VISEMES: tuple[dict[str, float], ...] = (
@@ -199,11 +201,9 @@ class _Actor:
             shut = _bell((self.seconds - start) / length - 0.5, 0.5) * depth
             closed = torch.maximum(closed, shut[:, None] * weights)
             start += length + (self.uniform(0.05, 0.2) if self.uniform() < 0.1 else self.uniform(1.3, 4.2))
-        for side, name in enumerate(_SIDES):
-            column = COLUMNS["eyeBlink" + name]
-            self._rows[:, column] = torch.maximum(self._rows[:, column].clamp_min(0), closed[:, side])
-            # A lid that falls takes the gaze down with it, as people's do and as the landmarker reads them.
-            self._rows[:, COLUMNS["eyeLookDown" + name]] += 0.6 * closed[:, side]
+        columns = _columns("eyeBlink")
+        self._rows[:, columns] = torch.maximum(self._rows[:, columns].clamp_min(0), closed)
+        _lower_lids(self._rows, closed)
 
 
 _MOODS: tuple[tuple[dict[str, float], float, float, float], ...] = (
@@ -285,7 +285,7 @@ def _random_rows(actor: _Actor) -> Tensor:
     lids = torch.where(draw < 0.15, 0.75, torch.where(draw < 0.4, 0.75, 0.15) * actor.uniforms(count, 1))
     lids = lids.expand(-1, 2) * _one_sided(actor.uniforms(count) ** 0.5)[:, _columns("eyeBlink")]
     rows[:, _columns("eyeBlink")] = lids
-    rows[:, _columns("eyeLookDown")] += 0.6 * lids
+    _lower_lids(rows, lids)
     expression.clamp_(0, 1)
     return rows
 
@@ -324,6 +324,17 @@ def _add_gaze(rows: Tensor, left: Tensor, up: Tensor) -> None:
     ):
         for column in _columns(name):
             rows[:, column] += value.clamp_min(0)
+
+
+def _lower_lids(rows: Tensor, closed: Tensor) -> None:
+    """What goes with lids that fall, ``closed`` [t 2]: the landmarker reads shut eyes as looking down, squinting, not
+    wide, and neither aside nor up."""
+    for side, name in enumerate(_SIDES):
+        seen = 1 - (closed[:, side] / _SHUT).clamp(max=1)
+        for hidden in ("eyeLookIn", "eyeLookOut", "eyeLookUp", "eyeWide"):
+            rows[:, COLUMNS[hidden + name]] *= seen
+        rows[:, COLUMNS["eyeLookDown" + name]] += closed[:, side]
+        rows[:, COLUMNS["eyeSquint" + name]] += 0.5 * closed[:, side]
 
 
 def _ease(time: Tensor) -> Tensor:

@@ -160,10 +160,10 @@ def _glasses(picture: Tensor, identity: Identity, camera: Camera, window: Window
     x, _, _ = rays.at(ray)
     ray = (front - wrap * x.clamp(-1, 1) ** 2 - rays.origin[:, 2]) / toward
     x, y, _ = rays.at(ray)
-    y = y + 0.03
+    y = y + 0.09
     visible = (ray < depth + 0.12).float()
     size = per_row(identity.glasses_size)
-    half_x, half_y = 0.27 * size, 0.23 * size
+    half_x, half_y = 0.27 * size, 0.19 * size
     corner = per_row(identity.glasses_roundness) * half_y
     qx, qy = (x.abs() - 0.36).abs() - half_x + corner, y.abs() - half_y + corner
     box = torch.hypot(qx.clamp_min(0), qy.clamp_min(0)) + torch.maximum(qx, qy).clamp(max=0) - corner
