@@ -71,6 +71,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
         defaults: values of ``SamplingSettings`` that suit this model.
         framing: how portraits are cut to the model's view, values of :class:`~flashportrait.inputs.Framing`.
         reference: what shows the network the portrait: ``first``, the paper's, or ``turned`` (:mod:`.reference`).
+        emphasis: gains of coefficients, by name, that this network follows by less than asked
+            (:meth:`~flashportrait.face.motion.MotionFeatures.emphasised`).
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->portrait_encoder->transformer->vae"
@@ -91,6 +93,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         defaults: dict[str, Any] | None = None,
         framing: dict[str, Any] | None = None,
         reference: str = "first",
+        emphasis: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -104,7 +107,11 @@ class FlashPortraitPipeline(DiffusionPipeline):
             tokenizer=tokenizer,
         )
         self.register_to_config(
-            motion_layout=motion_layout, defaults=defaults or {}, framing=framing or {}, reference=reference
+            motion_layout=motion_layout,
+            defaults=defaults or {},
+            framing=framing or {},
+            reference=reference,
+            emphasis=emphasis or {},
         )
 
     @classmethod
@@ -181,7 +188,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 filmed = load_motion(driving, self.config.motion_layout, face, progress=progress)
             if work is not None:
                 work.save_motion(filmed)
-            motion = shape_motion(filmed, controls or MotionControls(), framed.row)
+            shaped = shape_motion(filmed, controls or MotionControls(), framed.row)
+            motion = shaped.emphasised(framed.row, self.config.emphasis)
         report.missing_faces = list(motion.missing)
 
         plan = WindowPlan(latent_frame_count(len(motion)), settings.window, settings.overlap)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -275,6 +275,32 @@ class MotionFeatures:
             )
         anchor_row = self.values[self.neutral_frame() if anchor is None else anchor]
         return self._with_values(portrait_row + (self.values - anchor_row))
+
+    def emphasised(self, portrait_row: np.ndarray | None, gains: Mapping[str, float]) -> MotionFeatures:
+        """Coefficients drawn further from the portrait's own row [d]: ``gains`` by their names, 1 for all others.
+
+        A network unsure of a feature keeps to the portrait's; asked for more than is wanted, it gives what is wanted.
+        Unlike other changes these rows may leave [0, 1]: they are for the network, not for people.
+
+        Raises:
+            UserError: an unknown coefficient, a gain that isn't a positive number, or an unknown portrait row.
+        """
+        if not gains:
+            return self
+        columns = {name: column + self.layout.head_pose for column, name in enumerate(BLENDSHAPE_NAMES)}
+        if self.layout is not BLENDSHAPES or (unknown := sorted(gains.keys() - columns.keys())):
+            found = self.layout.name if self.layout is not BLENDSHAPES else ", ".join(unknown)
+            raise UserError(f"emphasis of {found} found; name coefficients of blendshapes, such as jawOpen")
+        for name, gain in gains.items():
+            if not 0 < gain < np.inf:
+                raise UserError(f"an emphasis of {gain} for {name} found; give a number above 0, 1 for none")
+        if portrait_row is None:
+            raise UserError("emphasis needs the portrait's own expression, which this model's framing doesn't read")
+        values = self.values.copy()
+        for name, gain in gains.items():
+            column = columns[name]
+            values[:, column] = portrait_row[column] + gain * (values[:, column] - portrait_row[column])
+        return replace(self, values=values)
 
     def smoothed(self, strength: float = 1.0) -> MotionFeatures:
         """Take the jitter out of a tracked face without lag and without swallowing blinks; 0 leaves all as it is.
