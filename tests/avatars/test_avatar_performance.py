@@ -99,6 +99,18 @@ def test_eyes_look_the_same_way():
     assert together[0, 1] > 0.7
 
 
+@pytest.mark.parametrize("kind", ["random", "calm"])
+def test_shut_eyes_look_down_and_nowhere_else(kind: str):
+    rows = perform(4000, kind, seed=2)
+    for side in ("Left", "Right"):
+        shut = rows[rows[:, COLUMN["eyeBlink" + side]] > 0.72]
+        assert len(shut) > 10
+        assert shut[:, COLUMN["eyeLookDown" + side]].min() > 0.7
+        assert shut[:, COLUMN["eyeSquint" + side]].min() > 0.35
+        for hidden in ("eyeLookIn", "eyeLookOut", "eyeLookUp", "eyeWide"):
+            assert shut[:, COLUMN[hidden + side]].max() < 0.1, hidden
+
+
 def test_an_unknown_kind_names_the_known_ones():
     with pytest.raises(ValueError, match="calm, talking, large, random, mixed"):
         perform(3, "singing")

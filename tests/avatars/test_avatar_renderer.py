@@ -252,4 +252,6 @@ def test_the_landmarker_reads_what_was_drawn(landmarker):
         assert agreement(name) > 0.9, name
     assert agreement("log_scale") > 0.75
     assert agreement("jawOpen") > 0.6
-    assert agreement("eyeBlinkLeft", "eyeBlinkRight") > 0.7
+    for name in ("eyeBlink", "mouthSmile"):
+        assert agreement(f"{name}Left", f"{name}Right") > 0.7, name
+    assert agreement("browInnerUp") > 0.65

@@ -232,3 +232,44 @@ def test_gaps_are_interpolated_and_held_at_the_ends():
     filled, missing = fill_gaps(rows)
     np.testing.assert_allclose(filled[:, 0], [0, 0, 1, 2, 3, 3])
     assert missing == (0, 2, 3, 5)
+
+
+def test_emphasis_draws_the_named_coefficients_away_from_the_portraits_own():
+    motion, own = clip(), clip(1, seed=5).values[0]
+    shown = motion.emphasised(own, {"jawOpen": 1.5, "eyeBlinkLeft": 0.5})
+    departure, before = shown.values - own, motion.values - own
+    np.testing.assert_allclose(departure[:, JAW], 1.5 * before[:, JAW], atol=1e-6)
+    np.testing.assert_allclose(departure[:, BLINK], 0.5 * before[:, BLINK], atol=1e-6)
+    others = np.delete(np.arange(BLENDSHAPES.width), [JAW, BLINK])
+    np.testing.assert_array_equal(shown.values[:, others], motion.values[:, others])
+    assert (shown.rate, shown.missing) == (motion.rate, motion.missing)
+
+
+def test_emphasis_may_ask_for_more_than_there_is():
+    motion, own = MotionFeatures(np.zeros((2, BLENDSHAPES.width)), 25), np.full(BLENDSHAPES.width, 0.6)
+    np.testing.assert_allclose(motion.emphasised(own, {"jawOpen": 1.5}).values[:, JAW], -0.3, atol=1e-6)
+
+
+def test_no_emphasis_needs_nothing():
+    motion = clip(layout=PDFGC)
+    assert motion.emphasised(None, {}) is motion
+
+
+@pytest.mark.parametrize(
+    ("row", "gains", "words"),
+    [
+        (np.zeros(57), {"jawOpne": 1.2}, "jawOpne"),
+        (np.zeros(57), {"yaw": 1.2}, "yaw"),
+        (np.zeros(57), {"jawOpen": 0}, "emphasis of 0 for jawOpen"),
+        (np.zeros(57), {"jawOpen": float("nan")}, "nan"),
+        (None, {"jawOpen": 1.2}, "portrait's own expression"),
+    ],
+)
+def test_impossible_emphasis_is_refused(row, gains, words):
+    with pytest.raises(UserError, match=words):
+        clip().emphasised(row, gains)
+
+
+def test_emphasis_names_blendshapes_alone():
+    with pytest.raises(UserError, match="pdfgc"):
+        clip(layout=PDFGC).emphasised(np.zeros(PDFGC.width), {"jawOpen": 1.2})
