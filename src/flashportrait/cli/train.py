@@ -17,7 +17,7 @@ NANO_DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 30,
     "speed": "fast",
     "text_scale": 1.0,
-    "emotion_scale": 2.0,
+    "emotion_scale": 1.75,
     "window": 8,
     "overlap": 3,
     "schedule": "causal",
@@ -35,9 +35,9 @@ NANO_FRAMING: dict[str, Any] = {
 """How the training pictures hold their faces."""
 
 NANO_EMPHASIS: dict[str, float] = {
-    **dict.fromkeys(("eyeBlinkLeft", "eyeBlinkRight"), 1.4),
+    **dict.fromkeys(("eyeBlinkLeft", "eyeBlinkRight"), 1.5),
     "jawOpen": 1.3,
-    **{f"{name}{side}": 1.25 for name in ("mouthSmile", "mouthDimple", "cheekSquint") for side in ("Left", "Right")},
+    **{f"{name}{side}": 1.3 for name in ("mouthSmile", "mouthDimple", "cheekSquint") for side in ("Left", "Right")},
 }
 """What the embedded model follows by less than asked: measured, see docs/experiments.md."""
 
