@@ -36,7 +36,6 @@ NANO_FRAMING: dict[str, Any] = {
 
 NANO_EMPHASIS: dict[str, float] = {
     **dict.fromkeys(("eyeBlinkLeft", "eyeBlinkRight"), 1.5),
-    "jawOpen": 1.3,
     **{f"{name}{side}": 1.3 for name in ("mouthSmile", "mouthDimple", "cheekSquint") for side in ("Left", "Right")},
 }
 """What the embedded model follows by less than asked: measured, see docs/experiments.md."""
