@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from fractions import Fraction
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from flashportrait.errors import UserError
 from flashportrait.face.motion import BLENDSHAPES, PDFGC, MotionFeatures
-from flashportrait.inputs import MotionControls
+from flashportrait.inputs import FaceChoice, MotionControls, frame_portrait
 from flashportrait.loading import load_pipeline
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
@@ -265,6 +266,20 @@ def test_gains_of_zero_are_a_still_driver(pipeline, portrait):
         pipeline(portrait, rows, controls=still, **noise).frames,
         pipeline(portrait, expected, controls=MotionControls(smooth=0), **noise).frames,
     )
+
+
+def test_a_model_is_told_more_of_what_it_emphasises(pipeline, portrait):
+    gains, own = {"jawOpen": 1.5, "eyeBlinkLeft": 2.0}, np.full(BLENDSHAPES.width, 0.4, np.float32)
+    emphatic = toy_pipeline(**DEFAULTS)
+    emphatic.register_to_config(emphasis=gains)
+    framed = dataclasses.replace(frame_portrait(portrait, pipeline.framing, FaceChoice()), row=own)
+    noise = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(6))
+    given = {"controls": MotionControls(smooth=0), "latents": noise, "progress": False}
+    frames = emphatic(framed, motion(9), **given).frames
+    assert np.array_equal(frames, pipeline(framed, motion(9).emphasised(own, gains), **given).frames)
+    assert not np.array_equal(frames, pipeline(framed, motion(9), **given).frames)
+    with pytest.raises(UserError, match="portrait's own expression"):
+        emphatic(portrait, motion(9), **given)
 
 
 @pytest.mark.parametrize("schedule", ["synchronous", "diagonal"])

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from flashportrait.cli import main
-from flashportrait.cli.train import export
+from flashportrait.cli.train import NANO_DEFAULTS, NANO_EMPHASIS, export
 from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
 from flashportrait.loading import load_pipeline
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
@@ -89,6 +89,12 @@ def test_the_exported_model_animates(run_folder: Path) -> None:
     video = pipeline(portrait, motion, num_inference_steps=2, progress=False)
     assert len(video.frames) == 7
     assert video.frames[0].shape == (256, 256, 3)
+
+
+def test_the_shipped_model_has_the_settings_that_training_exports() -> None:
+    config = load_pipeline("nano").config
+    assert config.emphasis == NANO_EMPHASIS
+    assert {name: config.defaults[name] for name in NANO_DEFAULTS} == NANO_DEFAULTS
 
 
 def test_going_on_with_the_autoencoder_leaves_latents_of_references_as_they_are(
