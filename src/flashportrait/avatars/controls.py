@@ -16,6 +16,10 @@ COLUMNS = {name: column for column, name in enumerate(HEAD_POSE_NAMES + BLENDSHA
 
 _FULL_DROP = 0.36
 """How far the chin drops when the jaw is fully open, face coordinates."""
+SHUT = 0.75
+"""``eyeBlink`` that the landmarker reads on most closed eyes."""
+SHUT_SQUINT = 0.5
+"""``eyeSquint`` that it reads beyond an open eye's, for each unit of ``eyeBlink``."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +114,15 @@ def _mean(pair: Tensor) -> Tensor:
 
 
 def _eyes_and_brows(row: _Row) -> dict[str, Tensor]:
-    # The landmarker reads 0.75 on most closed eyes, and those as looking down and squinting (see performance.py).
+    # Falling lids are read as looking down and squinting, too: what is left of both is gaze and squint.
     lids = row.pair("eyeBlink")
-    blink, look_down = (lids / 0.75).clamp(max=1), (row.pair("eyeLookDown") - lids).clamp_min(0)
+    blink, look_down = (lids / SHUT).clamp(max=1), (row.pair("eyeLookDown") - lids).clamp_min(0)
+    squint = row.pair("eyeSquint") - SHUT_SQUINT * lids
     brow_down, inner_up, outer_up = row.pair("browDown"), row.one("browInnerUp"), row.pair("browOuterUp")
     return {
         "blink": (blink + 0.58 * look_down * (1 - blink)).clamp(0, 1),
-        # It reads 0.25 on relaxed eyes, and little of how far they look up.
-        "squint": 1.3 * (row.pair("eyeSquint") - 0.5 * lids - 0.25).clamp_min(-0.08) + 0.4 * row.pair("cheekSquint"),
+        # The landmarker reads 0.25 on relaxed eyes, and little of how far they look up.
+        "squint": 1.3 * (squint - 0.25).clamp_min(-0.08) + 0.4 * row.pair("cheekSquint"),
         "wide": row.pair("eyeWide"),
         "gaze_out": row.pair("eyeLookOut") - row.pair("eyeLookIn"),
         "gaze_up": (2.2 * row.pair("eyeLookUp")).clamp(max=1) - (1.25 * look_down).clamp(max=1) * (1 - blink),

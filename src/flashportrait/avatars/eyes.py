@@ -57,7 +57,7 @@ def paint_eyes(base: Tensor, patch: Patch, identity: Identity, controls: Control
 def _lids(side: Tensor, patch: Patch, identity: Identity, controls: Controls) -> _Lids:
     blink, gaze_up = controls.side(patch.u, controls.blink), controls.side(patch.u, controls.gaze_up)
     squint, wide = controls.side(patch.u, controls.squint), controls.side(patch.u, controls.wide)
-    brow = controls.side(patch.u, controls.brow_outer)
+    brow = controls.side(patch.u, controls.brow_outer)  # which takes the upper lid along a little
     size = per_row(identity.eye_size)
     middle, half = EYE[0] * per_row(identity.eye_spacing), 0.177 * size
     s = (side - middle) / half

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from flashportrait.avatars.controls import COLUMNS
+from flashportrait.avatars.controls import COLUMNS, SHUT, SHUT_SQUINT
 from flashportrait.face.motion import BLENDSHAPES, HEAD_POSE_NAMES
 
 KINDS = ("calm", "talking", "large", "random", "mixed")
@@ -19,8 +19,6 @@ _HEAD_REACH = {"calm": 0.35, "talking": 0.5, "large": 1.0}
 """Head motion of each kind as a share of ``_POSE_LIMITS``."""
 _POSE_LIMITS = dict(zip(HEAD_POSE_NAMES, (0.79, 0.44, 0.44, 0.16, 0.12, 0.16), strict=True))
 """The furthest a head goes: radians, face heights, log scale."""
-_SHUT = 0.75
-"""What the landmarker reads on most closed eyes."""
 
 # Mouth shapes of speech: coefficient of each at full articulation.
 _VISEMES: tuple[dict[str, float], ...] = (
@@ -330,11 +328,11 @@ def _lower_lids(rows: Tensor, closed: Tensor) -> None:
     """What goes with lids that fall, ``closed`` [t 2]: the landmarker reads shut eyes as looking down, squinting, not
     wide, and neither aside nor up."""
     for side, name in enumerate(_SIDES):
-        seen = 1 - (closed[:, side] / _SHUT).clamp(max=1)
+        seen = 1 - (closed[:, side] / SHUT).clamp(max=1)
         for hidden in ("eyeLookIn", "eyeLookOut", "eyeLookUp", "eyeWide"):
             rows[:, COLUMNS[hidden + name]] *= seen
         rows[:, COLUMNS["eyeLookDown" + name]] += closed[:, side]
-        rows[:, COLUMNS["eyeSquint" + name]] += 0.5 * closed[:, side]
+        rows[:, COLUMNS["eyeSquint" + name]] += SHUT_SQUINT * closed[:, side]
 
 
 def _ease(time: Tensor) -> Tensor:
