@@ -287,10 +287,13 @@ class MotionFeatures:
         """
         if not gains:
             return self
-        columns = {name: column + self.layout.head_pose for column, name in enumerate(BLENDSHAPE_NAMES)}
-        if self.layout is not BLENDSHAPES or (unknown := sorted(gains.keys() - columns.keys())):
-            found = self.layout.name if self.layout is not BLENDSHAPES else ", ".join(unknown)
-            raise UserError(f"emphasis of {found} found; name coefficients of blendshapes, such as jawOpen")
+        names = BLENDSHAPE_NAMES if self.layout is BLENDSHAPES else ()
+        columns = {name: column for column, name in enumerate(names, start=self.layout.head_pose)}
+        if unknown := ", ".join(sorted(gains.keys() - columns.keys())):
+            raise UserError(
+                f"emphasis of {unknown} found, which motion of layout {self.layout.name} doesn't have; name "
+                "coefficients of blendshapes, such as jawOpen"
+            )
         for name, gain in gains.items():
             if not 0 < gain < np.inf:
                 raise UserError(f"an emphasis of {gain} for {name} found; give a number above 0, 1 for none")
