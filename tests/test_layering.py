@@ -45,7 +45,10 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED_INSIDE_FUNCTIONS = {("models", "weights")}
 """``Model.from_official`` hands itself to the conversion tables: the one way up, taken only when it is called."""
 
-FLOW = {"pipeline", "conditioning", "inputs", "loading", "prompts", "reference", "result", "settings", "workdir"}
+FLOW = {
+    *("pipeline", "calibration", "conditioning", "inputs", "loading", "prompts", "reference", "result", "settings"),
+    "workdir",
+}
 SHELLS = {"__init__", "__main__"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
+from flashportrait.calibration import MOMENTS, Trial
 from flashportrait.conditioning import Conditions, GuidedVelocity
 from flashportrait.errors import UserError
+from flashportrait.face.blendshapes import FaceLandmarker
+from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
 from flashportrait.inputs import (
     DrivingSource,
     FaceChoice,
@@ -73,6 +77,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
         reference: what shows the network the portrait: ``first``, the paper's, or ``turned`` (:mod:`.reference`).
         emphasis: gains of coefficients, by name, that this network follows by less than asked
             (:meth:`~flashportrait.face.motion.MotionFeatures.emphasised`).
+        calibration: coefficients, by name, of which each portrait keeps some of its own: what is amiss is found by a
+            trial before each run, and made up for (:mod:`.calibration`).
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->portrait_encoder->transformer->vae"
@@ -94,6 +100,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         framing: dict[str, Any] | None = None,
         reference: str = "first",
         emphasis: dict[str, float] | None = None,
+        calibration: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -112,6 +119,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             framing=framing or {},
             reference=reference,
             emphasis=emphasis or {},
+            calibration=list(calibration),
         )
 
     @classmethod
@@ -142,6 +150,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         speed: str | None = None,
         controls: MotionControls | None = None,
         face: FaceChoice | None = None,
+        calibrate: bool = True,
         stream: bool = False,
         progress: bool = True,
         callback_on_step_end: StepCallback | None = None,
@@ -162,6 +171,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             speed: ``exact``, ``balanced``, ``fast`` or ``turbo``: chooses the predictor, in its place.
             controls: absolute or relative motion, gains, smoothing; as filmed unless given.
             face: which face to animate and which to follow, where there are several.
+            calibrate: try the portrait first, where the model says what for.
             stream: return at once and make frames as they are asked for, rather than all of them now.
             progress: show progress bars.
             callback_on_step_end: sees, and may change, the latents after each step of each window.
@@ -189,8 +199,15 @@ class FlashPortraitPipeline(DiffusionPipeline):
             if work is not None:
                 work.save_motion(filmed)
             shaped = shape_motion(filmed, controls or MotionControls(), framed.row)
-            motion = shaped.emphasised(framed.row, self.config.emphasis)
-        report.missing_faces = list(motion.missing)
+        report.missing_faces = list(shaped.missing)
+        with report.stage("calibration"):
+            offsets = work.calibration() if work is not None else None
+            if offsets is None:
+                offsets = self._calibrate(framed, shaped, settings, report) if calibrate else {}
+            if work is not None:
+                work.save_calibration(offsets)
+        report.calibration = offsets
+        motion = self._told(framed, shaped, offsets)
 
         plan = WindowPlan(latent_frame_count(len(motion)), settings.window, settings.overlap)
         report.windows = len(plan)
@@ -296,6 +313,36 @@ class FlashPortraitPipeline(DiffusionPipeline):
         else:
             reference = PortraitFirst(with_mask(encode_portrait(self.vae, portrait, window)))
         return Conditions(*texts, image_embeds, reference, rows[None]).to(device, self.transformer.dtype)
+
+    def _told(self, framed: FramedPortrait, motion: MotionFeatures, offsets: dict[str, float]) -> MotionFeatures:
+        """The motion as the network is told it, who follows less than asked."""
+        return motion.emphasised(framed.row, self.config.emphasis).shifted(offsets)
+
+    def _calibrate(
+        self, framed: FramedPortrait, motion: MotionFeatures, settings: SamplingSettings, report: RunReport
+    ) -> dict[str, float]:
+        """What to add to the model's calibrated coefficients with this portrait, found by a trial in one step."""
+        names = self.config.calibration
+        if not names:
+            return {}
+        if motion.layout != BLENDSHAPES:
+            raise UserError(
+                f"calibration of {', '.join(names)} found, which motion of layout {motion.layout.name} doesn't have; "
+                "leave calibration out of this model's configuration"
+            )
+        trial, once = (
+            Trial.of(motion, framed.row),
+            replace(settings, num_inference_steps=1, sigmas=None, predictor=None),
+        )
+        told, plan = self._told(framed, trial.motion, {}), WindowPlan(MOMENTS, settings.window, settings.overlap)
+        conditions = self.encode_conditions(framed, told.values, len(plan[0]))
+        noise = GivenNoise(torch.zeros(1, self.transformer.config.out_channels, MOMENTS, *conditions.reference.grid))
+        latents = self._denoise(noise, conditions, plan, once, RunReport(), progress=False)
+        frames = list(self._decode(latents, conditions.reference, len(told), RunReport(), None))
+        offsets = trial.offsets(frames, names, FaceLandmarker())
+        if offsets is None:
+            report.warnings.append("hardly a face is found in this portrait's trial: its expression isn't calibrated")
+        return offsets or {}
 
     @torch.no_grad()
     def _denoise(

@@ -270,6 +270,18 @@ def test_impossible_emphasis_is_refused(row, gains, words):
         clip().emphasised(row, gains)
 
 
+def test_offsets_are_added_to_the_named_coefficients_and_no_others():
+    motion = clip()
+    shifted = motion.shifted({"jawOpen": -0.7}).values
+    np.testing.assert_allclose(shifted[:, JAW], motion.values[:, JAW] - 0.7, atol=1e-6)
+    assert (shifted[:, JAW] < 0).any()
+    others = [column for column in range(shifted.shape[1]) if column != JAW]
+    assert np.array_equal(shifted[:, others], motion.values[:, others])
+    assert motion.shifted({}) is motion
+    with pytest.raises(UserError, match="an offset of chin found"):
+        motion.shifted({"chin": 0.1})
+
+
 def test_emphasis_names_blendshapes_alone():
     with pytest.raises(UserError, match="pdfgc"):
         clip(layout=PDFGC).emphasised(np.zeros(PDFGC.width), {"jawOpen": 1.2})

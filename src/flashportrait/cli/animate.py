@@ -157,6 +157,13 @@ def _add_motion_options(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="take the tracking's jitter out; blinks stay (default: on)",
     )
+    group.add_argument(
+        "--calibrate",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="try the portrait first, and make up for what of its own expression stays (default: on, where the model "
+        "names coefficients to calibrate)",
+    )
 
 
 def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +230,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
             portrait=args.portrait_face,
             portrait_box=args.portrait_box,
         ),
+        "calibrate": args.calibrate,
         "stream": True,
         "progress": not args.quiet,
         **{name: value for name, value in sampling.items() if value is not None},

@@ -40,6 +40,9 @@ NANO_EMPHASIS: dict[str, float] = {
 }
 """What the embedded model follows by less than asked: measured, see docs/experiments.md."""
 
+NANO_CALIBRATION = ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft", "mouthSmileRight")
+"""Of what portraits keep some of their own in the embedded model."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to train, where, for how long."""
@@ -151,6 +154,7 @@ def export(folder: Path) -> Path:
         framing=NANO_FRAMING,
         reference="turned",
         emphasis=NANO_EMPHASIS,
+        calibration=NANO_CALIBRATION,
         **parts,
     )
     pipeline.save_pretrained(folder / "model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -287,13 +287,7 @@ class MotionFeatures:
         """
         if not gains:
             return self
-        names = BLENDSHAPE_NAMES if self.layout is BLENDSHAPES else ()
-        columns = {name: column for column, name in enumerate(names, start=self.layout.head_pose)}
-        if unknown := ", ".join(sorted(gains.keys() - columns.keys())):
-            raise UserError(
-                f"emphasis of {unknown} found, which motion of layout {self.layout.name} doesn't have; name "
-                "coefficients of blendshapes, such as jawOpen"
-            )
+        columns = self._columns(gains, "emphasis")
         for name, gain in gains.items():
             if not 0 < gain < np.inf:
                 raise UserError(f"an emphasis of {gain} for {name} found; give a number above 0, 1 for none")
@@ -304,6 +298,30 @@ class MotionFeatures:
             column = columns[name]
             values[:, column] = portrait_row[column] + gain * (values[:, column] - portrait_row[column])
         return replace(self, values=values)
+
+    def shifted(self, offsets: Mapping[str, float]) -> MotionFeatures:
+        """Coefficients with ``offsets`` added, by their names. As emphasised rows, these may leave [0, 1].
+
+        Raises:
+            UserError: an unknown coefficient.
+        """
+        if not offsets:
+            return self
+        values = self.values.copy()
+        for name, column in self._columns(offsets, "an offset").items():
+            values[:, column] += offsets[name]
+        return replace(self, values=values)
+
+    def _columns(self, names: Iterable[str], what: str) -> dict[str, int]:
+        """The columns of coefficients, by name; ``what`` they are wanted for is said where there is none."""
+        known = BLENDSHAPE_NAMES if self.layout is BLENDSHAPES else ()
+        columns = {name: column for column, name in enumerate(known, start=self.layout.head_pose)}
+        if unknown := ", ".join(sorted({*names} - columns.keys())):
+            raise UserError(
+                f"{what} of {unknown} found, which motion of layout {self.layout.name} doesn't have; name "
+                "coefficients of blendshapes, such as jawOpen"
+            )
+        return {name: columns[name] for name in names}
 
     def smoothed(self, strength: float = 1.0) -> MotionFeatures:
         """Take the jitter out of a tracked face without lag and without swallowing blinks; 0 leaves all as it is.
