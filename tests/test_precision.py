@@ -12,7 +12,8 @@ from flashportrait.loading import default_dtype
     ("device", "capabilities", "expected"),
     [
         ("cpu", {"amx_bf16": True}, torch.bfloat16),
-        ("cpu", {"amx_bf16": False, "avx512_bf16": True}, torch.float32),
+        ("cpu", {"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ("cpu", {"amx_bf16": False, "avx512_bf16": False}, torch.float32),
         ("cpu", {}, torch.float32),
         ("cuda", {"amx_bf16": True}, torch.float32),
     ],

