@@ -1,6 +1,6 @@
 """Does the Normalized Facial Expression Block earn its place? Small twins that differ in nothing but how it joins.
 
-    python benchmarks/twins.py RUN [--quick] [--steps 800] [--seeds 2] [--json FILE]
+    python benchmarks/twins.py RUN [--graft nano] [--quick] [--steps 800] [--seeds 0 1] [--twins NAME ...] [--json FILE]
 
 ``RUN`` is a folder of ``flashportrait train nano`` with its scenes drawn and encoded. Each twin trains for the same
 steps, on the same batches and noise, from the same weights; then each animates the same held-out scenes. With e what
@@ -9,11 +9,18 @@ expression attention gives and x the branch it joins, a twin adds to x:
 - ``addition``: e;
 - ``norm``: e scaled to x's spread;
 - ``centring``: e moved to x's mean;
-- ``full``: both, the block as published.
+- ``full``: both, the block as published;
+- ``addition x10``, ``addition x0.1``: e from features of another scale, which is what the block is for. (``norm`` and
+  ``full`` give the same whatever the scale.)
 
-Printed, on held-out people: the velocity's error with the training's weights; the error of the clean latents predicted
-from pure noise, over lips and eyes; and AED, the mean difference of the landmarker's 52 coefficients between result and
-truth, as frames are decoded. Lower is better; ``no expression`` is the full twin sampled without its expression.
+Twins are small networks trained from nothing or, with ``--graft``, a trained model whose way in for expression is new:
+portrait encoder, expression keys and values start at random, and only attention learns, as the paper's modules joined
+a video model that knew nothing of them.
+
+Printed, on held-out people: the velocity's error with the training's weights; the error of the clean latents, over lips
+and eyes, as the network sees them where sampling starts; and AED, the mean difference of the landmarker's 52
+coefficients between result and truth, as frames are decoded. Lower is better; ``no expression`` is the full twin
+sampled without its expression.
 """
 
 from __future__ import annotations
@@ -42,8 +49,11 @@ from flashportrait.training.data import LatentScenes, Scenes, shard_batches
 from flashportrait.training.flow import FlowConfig, PortraitModel, flow_loss, sample_latents
 from flashportrait.training.loop import LoopConfig, build_optimizers, learning_rate_scale
 from flashportrait.training.recipe import load_autoencoder
+from flashportrait.weights.folder import model_folder
 
-SMALL = FlowConfig(heads=2, layers=4, latent_frames=2, guidance=1.0)
+SMALL = FlowConfig(heads=2, layers=4, latent_frames=2)
+WHOLE = FlowConfig(latent_frames=2)
+"""The embedded model's, which ``--graft`` takes the weights of."""
 BATCH = 24
 SAMPLING_STEPS = 8
 FACE_STRIDE = 4
@@ -68,20 +78,41 @@ TWINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "norm": only_norm,
     "centring": only_centring,
     "full": match_statistics,
+    "addition x10": lambda expression, branch: (10 * expression).to(branch.dtype),
+    "addition x0.1": lambda expression, branch: (0.1 * expression).to(branch.dtype),
 }
 
 
-def train(folder: Path, steps: int, seed: int) -> PortraitModel:
+def build(graft: Path | None) -> tuple[PortraitModel, FlowConfig]:
+    """A small network, or the one in the folder ``graft`` with a new way in for expression and the rest frozen."""
+    if graft is None:
+        return PortraitModel(SMALL), SMALL
+    model = PortraitModel(WHOLE)
+    new = {name: value.clone() for name, value in model.state_dict().items() if _leads_in(name)}
+    model.take_weights(graft)
+    model.load_state_dict(new, strict=False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_leads_in(name) or ".attn" in name)
+    torch.compiler.reset()  # the block of the twin before
+    model.transformer.compile_repeated_blocks()
+    return model, WHOLE
+
+
+def _leads_in(name: str) -> bool:
+    return name.startswith("portrait_encoder.") or ".emo_" in name
+
+
+def train(folder: Path, steps: int, seed: int, graft: Path | None) -> PortraitModel:
     """One twin; the expression block is whatever is in place."""
     torch.manual_seed(seed)
-    model = PortraitModel(SMALL)
-    optimizers = build_optimizers(model, SMALL.lr, SMALL.matrix_lr, SMALL.weight_decay)
+    model, config = build(graft)
+    optimizers = build_optimizers(model, config.lr, config.matrix_lr, config.weight_decay)
     rates, loop = [optimizer.param_groups[0]["lr"] for optimizer in optimizers], LoopConfig(steps=steps, warmup=50)
     batches = shard_batches(folder / "latents", BATCH, torch.Generator().manual_seed(seed))
     for step in range(steps):
         batch = next(batches)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = flow_loss(model, batch, SMALL)["loss"]
+            loss = flow_loss(model, batch, config)["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), loop.clip_norm)
         for optimizer, rate in zip(optimizers, rates, strict=True):
@@ -116,21 +147,21 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, model: PortraitModel, *, expression: float = 1.0) -> dict[str, float]:
-        """The figures of one twin."""
+        """The figures of one twin. Both configurations judge alike."""
         scenes = self.scenes
         torch.manual_seed(1)
         errors = [float(flow_loss(model, scenes, SMALL)["loss"]) for _ in range(8)]
         clean, reference = (
             rearrange(part.float(), "b f c h w -> b c f h w") for part in (scenes.latents, scenes.reference)
         )
-        noise = torch.randn_like(clean)
+        noise = SMALL.temperature * torch.randn_like(clean)
         arguments = reference, scenes.portrait.float() / 255, scenes.motion, expression
         velocity = model(noise, torch.ones(len(clean)), *arguments)
         features = (rearrange(scenes.weight.float(), "b f c h w -> b c f h w") > 2).float()
         squared = (noise - velocity - clean).square() * features
         whole = PortraitModel.forward
         with patch.object(PortraitModel, "forward", lambda *given: whole(*given, expression)):
-            latents = sample_latents(model, scenes, SAMPLING_STEPS, SMALL.shift, 1.0)
+            latents = sample_latents(model, scenes, SAMPLING_STEPS, SMALL.shift, SMALL.temperature)
         frames = self.vae.decode(latents, parallel=True, reference=self.references)
         distances = [
             metrics.average_expression_distance(read, truth)
@@ -150,18 +181,21 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--quick", action="store_true", help="100 steps, one seed")
     parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--graft", metavar="MODEL", help="nano or a model's folder: teach it a new way in")
+    parser.add_argument("--twins", nargs="+", choices=TWINS, default=list(TWINS), metavar="NAME")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    steps, seeds = (100, 1) if args.quick else (args.steps, args.seeds)
+    steps, seeds = (100, [0]) if args.quick else (args.steps, args.seeds)
+    graft = None if args.graft is None else model_folder(args.graft)
 
     judge, rows = Judge(args.run, 4 if args.quick else 8), []
     columns = ("velocity_error", "features_error", "aed", "faces_read")
     print(f"{'twin':14}{'seed':>5}" + "".join(f"{column:>16}" for column in columns))
-    for seed in range(seeds):
-        for name, join in TWINS.items():
-            with patch.object(expression_block, "match_statistics", join):
-                model = train(args.run, steps, seed)
+    for seed in seeds:
+        for name in args.twins:
+            with patch.object(expression_block, "match_statistics", TWINS[name]):
+                model = train(args.run, steps, seed, graft)
                 found = {name: judge(model)} | (
                     {"no expression": judge(model, expression=0.0)} if name == "full" else {}
                 )
