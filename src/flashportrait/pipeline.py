@@ -100,7 +100,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         framing: dict[str, Any] | None = None,
         reference: str = "first",
         emphasis: dict[str, float] | None = None,
-        calibration: Sequence[str] = (),
+        calibration: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -119,7 +119,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             framing=framing or {},
             reference=reference,
             emphasis=emphasis or {},
-            calibration=list(calibration),
+            calibration=calibration or [],
         )
 
     @classmethod

@@ -94,7 +94,7 @@ def test_the_exported_model_animates(run_folder: Path) -> None:
 def test_the_shipped_model_has_the_settings_that_training_exports() -> None:
     config = load_pipeline("nano").config
     assert config.emphasis == NANO_EMPHASIS
-    assert config.calibration == [*NANO_CALIBRATION]
+    assert config.calibration == NANO_CALIBRATION
     assert {name: config.defaults[name] for name in NANO_DEFAULTS} == NANO_DEFAULTS
 
 

@@ -40,7 +40,7 @@ NANO_EMPHASIS: dict[str, float] = {
 }
 """What the embedded model follows by less than asked: measured, see docs/experiments.md."""
 
-NANO_CALIBRATION = ("jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft", "mouthSmileRight")
+NANO_CALIBRATION = ["jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft", "mouthSmileRight"]
 """Of what portraits keep some of their own in the embedded model."""
 
 
