@@ -43,3 +43,12 @@ def test_nearer_triangles_hide_farther_ones_and_the_rest_is_empty():
 def test_triangles_without_area_cover_nothing():
     line = torch.tensor([[[[1.0, 1.0, 0.0], [5.0, 5.0, 0.0], [3.0, 3.0, 0.0]]]])
     assert (rasterize(line, barycentric_maps(line[..., :2]), 8) == -1).all()
+
+
+def test_slivers_whose_map_is_infinite_cover_nothing():
+    """Their area isn't zero, by rounding, and they would have rows of pixels without an end."""
+    sliver = [[117.99102783203125, 119.62255859375], [116.14847564697266, 122.765869140625]]
+    corners = torch.tensor([[*sliver, [119.61315155029297, 116.85530090332031]]])[None]
+    inf = torch.inf
+    maps = torch.tensor([[inf, inf, -inf], [-inf, -inf, inf], [-inf, -inf, inf]])[None, None]
+    assert (rasterize(torch.cat([corners, torch.zeros(1, 1, 3, 1)], -1), maps, 256) == -1).all()

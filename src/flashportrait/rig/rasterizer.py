@@ -35,7 +35,9 @@ def rasterize(corners: Tensor, maps: Tensor, size: int) -> Tensor:
     area = edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]
     top = (flat[..., 1].amin(1) - 0.5).ceil().clamp(0, size)
     bottom = (flat[..., 1].amax(1) - 0.5).floor().clamp(-1, size - 1)
-    triangle, below = _spread((bottom - top + 1) * (area.abs() > MIN_AREA))
+    # Of a sliver the map may be infinite though rounding leaves it some area: one in some million triangles is such.
+    solid = (area.abs() > MIN_AREA) & maps.flatten(0, 1).isfinite().all(-1).all(-1)
+    triangle, below = _spread((bottom - top + 1) * solid)
     y = top[triangle] + below
 
     # At pixel x of a row, coordinate k is slope[k] (x + 0.5) + level[k], and so is depth.
