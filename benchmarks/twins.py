@@ -189,7 +189,7 @@ def main() -> None:
     steps, seeds = (100, [0]) if args.quick else (args.steps, args.seeds)
     graft = None if args.graft is None else model_folder(args.graft)
 
-    judge, rows = Judge(args.run, 4 if args.quick else 8), []
+    judge, rows = Judge(args.run, 4 if args.quick else 24), []
     columns = ("velocity_error", "features_error", "aed", "faces_read")
     print(f"{'twin':14}{'seed':>5}" + "".join(f"{column:>16}" for column in columns))
     for seed in seeds:
