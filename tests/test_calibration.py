@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashportrait.calibration import LEAST_SEEN, LIMITS, MOMENTS, Trial
+from flashportrait.calibration import LEAST_SEEN, MOMENTS, Trial
 from flashportrait.face.blendshapes import MEDIAPIPE_NAMES
 from flashportrait.face.motion import BLENDSHAPE_NAMES, BLENDSHAPES, MotionFeatures
 
 JAW, SMILE = "jawOpen", "mouthSmileLeft"
+LIMITS = {JAW: (-0.3, 0.1), SMILE: (-0.4, 0.3)}
 
 
 def clip(frames: int) -> MotionFeatures:
@@ -63,30 +64,20 @@ def test_a_trial_holds_moments_of_the_clip_in_order_for_a_latent_frame_each(fram
     assert trial.read == (0, 3, 4, 7, 8, 11, 12, 15, 16, 19, 20, 23, 24, 27, 28)
 
 
-def test_heads_of_a_trial_are_turned_halfway_from_the_portraits_own():
-    motion, own = clip(5), np.random.default_rng(0).random(BLENDSHAPES.width).astype(np.float32)
-    whole, half = Trial.of(motion).motion.values, Trial.of(motion, own).motion.values
-    np.testing.assert_allclose(half[:, :3], (whole[:, :3] + own[:3]) / 2, atol=1e-6)
-    np.testing.assert_allclose(half[:, 3:6], whole[:, 3:6] / 2, atol=1e-6)
-    assert np.array_equal(half[:, 6:], whole[:, 6:])
-    assert np.array_equal(motion.values, clip(5).values)
-
-
 def test_offsets_are_what_is_missing_or_too_much_on_the_largest_face():
     trial = asking(jaw=0.5, smile=0.0)
-    found = trial.offsets(pictures(trial, jaw=45, smile=30), [JAW, SMILE], Landmarker())
+    found = trial.offsets(pictures(trial, jaw=45, smile=30), LIMITS, Landmarker())
     assert found == pytest.approx({JAW: 0.05, SMILE: -0.3})
 
 
 def test_offsets_stay_within_limits():
     trial = asking(jaw=0.9, smile=0.0)
-    found = trial.offsets(pictures(trial, jaw=10, smile=90), [JAW, SMILE], Landmarker())
-    assert found == pytest.approx({JAW: LIMITS[1], SMILE: LIMITS[0]})
+    found = trial.offsets(pictures(trial, jaw=10, smile=90), LIMITS, Landmarker())
+    assert found == pytest.approx({JAW: 0.1, SMILE: -0.4})
 
 
 def test_offsets_need_faces():
     trial = asking(jaw=0.5, smile=0.0)
-    assert trial.offsets(pictures(trial, 50, 20, faces=LEAST_SEEN), [SMILE], Landmarker()) == pytest.approx(
-        {SMILE: -0.2}
-    )
-    assert trial.offsets(pictures(trial, 50, 20, faces=LEAST_SEEN - 1), [SMILE], Landmarker()) is None
+    enough, too_few = (pictures(trial, 50, 20, faces) for faces in (LEAST_SEEN, LEAST_SEEN - 1))
+    assert trial.offsets(enough, {SMILE: (-1, 1)}, Landmarker()) == pytest.approx({SMILE: -0.2})
+    assert trial.offsets(too_few, {SMILE: (-1, 1)}, Landmarker()) is None

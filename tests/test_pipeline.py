@@ -284,7 +284,7 @@ def test_a_model_is_told_more_of_what_it_emphasises(pipeline, portrait):
         emphatic(portrait, motion(9), **given)
 
 
-CALIBRATED = ["jawOpen", "mouthSmileLeft"]
+CALIBRATED = {"jawOpen": [-0.3, 0.1], "mouthSmileLeft": [-0.3, 0.3]}
 
 
 @pytest.fixture
@@ -301,9 +301,9 @@ def test_what_a_trial_finds_is_added_to_what_the_network_is_told(pipeline, calib
     work = WorkDirectory.create(tmp_path / "work", {}, {})
     with patch.object(Trial, "offsets", autospec=True, return_value=offsets) as tried:
         video = calibrated(portrait, motion(9), work=work, **given)
-    (trial, frames, names, _), _ = tried.call_args
+    (trial, frames, limits, _), _ = tried.call_args
     assert len(frames) == len(trial.motion)
-    assert names == CALIBRATED
+    assert limits == CALIBRATED
     assert video.report.calibration == offsets
     expected = pipeline(portrait, motion(9).shifted(offsets), **given).frames
     assert np.array_equal(video.frames, expected)
@@ -325,12 +325,15 @@ def test_a_portrait_may_go_untried_and_one_without_a_face_must(calibrated, portr
     assert np.array_equal(faceless.frames, untried.frames)
 
 
-def test_calibration_is_of_blendshapes_alone(portrait):
+def test_calibration_is_of_coefficients_that_there_are(portrait):
     pipeline = toy_pipeline(**DEFAULTS)
     pipeline.register_to_config(calibration=CALIBRATED, motion_layout="pdfgc")
     rows = MotionFeatures(np.zeros((9, PDFGC.width), np.float32), RATE, PDFGC)
-    with pytest.raises(UserError, match="leave calibration out"):
+    with pytest.raises(UserError, match="calibration of jawOpen, mouthSmileLeft found, which motion of layout pdfgc"):
         pipeline(portrait, rows, progress=False)
+    pipeline.register_to_config(calibration={"chin": [-0.1, 0.1]}, motion_layout="blendshapes")
+    with pytest.raises(UserError, match="calibration of chin found"):
+        pipeline(portrait, motion(9), progress=False)
 
 
 @pytest.mark.parametrize("schedule", ["synchronous", "diagonal"])

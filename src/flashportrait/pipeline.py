@@ -27,7 +27,7 @@ from flashportrait.calibration import MOMENTS, Trial
 from flashportrait.conditioning import Conditions, GuidedVelocity
 from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import FaceLandmarker
-from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
+from flashportrait.face.motion import MotionFeatures
 from flashportrait.inputs import (
     DrivingSource,
     FaceChoice,
@@ -77,8 +77,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
         reference: what shows the network the portrait: ``first``, the paper's, or ``turned`` (:mod:`.reference`).
         emphasis: gains of coefficients, by name, that this network follows by less than asked
             (:meth:`~flashportrait.face.motion.MotionFeatures.emphasised`).
-        calibration: coefficients, by name, of which each portrait keeps some of its own: what is amiss is found by a
-            trial before each run, and made up for (:mod:`.calibration`).
+        calibration: coefficients, by name, of which each portrait keeps some of its own, with the least and the
+            greatest offset by which that may be made up for, found by a trial before each run (:mod:`.calibration`).
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->portrait_encoder->transformer->vae"
@@ -100,7 +100,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         framing: dict[str, Any] | None = None,
         reference: str = "first",
         emphasis: dict[str, float] | None = None,
-        calibration: list[str] | None = None,
+        calibration: dict[str, list[float]] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -119,7 +119,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             framing=framing or {},
             reference=reference,
             emphasis=emphasis or {},
-            calibration=calibration or [],
+            calibration=calibration or {},
         )
 
     @classmethod
@@ -322,24 +322,17 @@ class FlashPortraitPipeline(DiffusionPipeline):
         self, framed: FramedPortrait, motion: MotionFeatures, settings: SamplingSettings, report: RunReport
     ) -> dict[str, float]:
         """What to add to the model's calibrated coefficients with this portrait, found by a trial in one step."""
-        names = self.config.calibration
-        if not names:
+        limits = self.config.calibration
+        if not limits:
             return {}
-        if motion.layout != BLENDSHAPES:
-            raise UserError(
-                f"calibration of {', '.join(names)} found, which motion of layout {motion.layout.name} doesn't have; "
-                "leave calibration out of this model's configuration"
-            )
-        trial, once = (
-            Trial.of(motion, framed.row),
-            replace(settings, num_inference_steps=1, sigmas=None, predictor=None),
-        )
+        motion.columns(limits, "calibration")  # or else says what is wrong, before the work
+        trial, once = Trial.of(motion), replace(settings, num_inference_steps=1, sigmas=None, predictor=None)
         told, plan = self._told(framed, trial.motion, {}), WindowPlan(MOMENTS, settings.window, settings.overlap)
         conditions = self.encode_conditions(framed, told.values, len(plan[0]))
         noise = GivenNoise(torch.zeros(1, self.transformer.config.out_channels, MOMENTS, *conditions.reference.grid))
         latents = self._denoise(noise, conditions, plan, once, RunReport(), progress=False)
         frames = list(self._decode(latents, conditions.reference, len(told), RunReport(), None))
-        offsets = trial.offsets(frames, names, FaceLandmarker())
+        offsets = trial.offsets(frames, limits, FaceLandmarker())
         if offsets is None:
             report.warnings.append("hardly a face is found in this portrait's trial: its expression isn't calibrated")
         return offsets or {}

@@ -40,8 +40,13 @@ NANO_EMPHASIS: dict[str, float] = {
 }
 """What the embedded model follows by less than asked: measured, see docs/experiments.md."""
 
-NANO_CALIBRATION = ["jawOpen", "eyeBlinkLeft", "eyeBlinkRight", "mouthSmileLeft", "mouthSmileRight"]
-"""Of what portraits keep some of their own in the embedded model."""
+NANO_CALIBRATION: dict[str, list[float]] = {
+    "jawOpen": [-0.4, 0.1],
+    **{f"mouthSmile{side}": [-0.4, 0.1] for side in ("Left", "Right")},
+    **{f"eyeBlink{side}": [-0.4, 0.0] for side in ("Left", "Right")},
+}
+"""Of what portraits keep some of their own in the embedded model, and how far that is made up for: a jaw or a smile asked
+to go further than the network knows stops following, and lids that hang at rest look tired."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

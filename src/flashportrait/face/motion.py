@@ -287,7 +287,7 @@ class MotionFeatures:
         """
         if not gains:
             return self
-        columns = self._columns(gains, "emphasis")
+        columns = self.columns(gains, "emphasis")
         for name, gain in gains.items():
             if not 0 < gain < np.inf:
                 raise UserError(f"an emphasis of {gain} for {name} found; give a number above 0, 1 for none")
@@ -308,12 +308,16 @@ class MotionFeatures:
         if not offsets:
             return self
         values = self.values.copy()
-        for name, column in self._columns(offsets, "an offset").items():
+        for name, column in self.columns(offsets, "an offset").items():
             values[:, column] += offsets[name]
         return replace(self, values=values)
 
-    def _columns(self, names: Iterable[str], what: str) -> dict[str, int]:
-        """The columns of coefficients, by name; ``what`` they are wanted for is said where there is none."""
+    def columns(self, names: Iterable[str], what: str) -> dict[str, int]:
+        """The columns of coefficients, by name.
+
+        Raises:
+            UserError: an unknown coefficient; says ``what`` it is wanted for.
+        """
         known = BLENDSHAPE_NAMES if self.layout is BLENDSHAPES else ()
         columns = {name: column for column, name in enumerate(known, start=self.layout.head_pose)}
         if unknown := ", ".join(sorted({*names} - columns.keys())):
