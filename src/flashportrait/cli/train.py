@@ -45,8 +45,8 @@ NANO_CALIBRATION: dict[str, list[float]] = {
     **{f"mouthSmile{side}": [-0.4, 0.1] for side in ("Left", "Right")},
     **{f"eyeBlink{side}": [-0.4, 0.0] for side in ("Left", "Right")},
 }
-"""Of what portraits keep some of their own in the embedded model, and how far that is made up for: a jaw or a smile asked
-to go further than the network knows stops following, and lids that hang at rest look tired."""
+"""Of what portraits keep some of their own in the embedded model, and how far that is made up for: asked to go further
+than the network knows a jaw or a smile stops following, and lids that hang at rest look tired."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
