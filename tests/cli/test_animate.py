@@ -90,10 +90,10 @@ def test_compare_sets_portrait_driver_and_result_side_by_side(
 def test_the_seed_alone_decides(toy_model: Path, portrait: Path, template: Path, tmp_path: Path) -> None:
     def frames(seed: int) -> np.ndarray:
         assert animate(toy_model, portrait, template, "-o", tmp_path / "out.mp4", "--seed", seed, "--quiet") == 0
-        return np.stack(list(VideoReader(tmp_path / "out.mp4")))
+        return np.stack(list(VideoReader(tmp_path / "out.mp4"))).astype(int)
 
-    assert (frames(3) == frames(3)).all()
-    assert (frames(3) != frames(4)).any()
+    # Not to the bit: where a tensor lies in memory decides the last bit of a product on some processors.
+    assert np.abs(frames(3) - frames(3)).mean() < 0.02 < np.abs(frames(3) - frames(4)).mean()
 
 
 def test_settings_reach_the_pipeline(

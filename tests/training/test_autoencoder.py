@@ -58,7 +58,7 @@ def test_it_learns_and_exports_unit_latents(tmp_path: Path) -> None:
     latents = module.encode(clips)
     assert 0.3 < latents.std() < 3
     loaded = TinyVideoAutoencoder.from_pretrained(tmp_path / "vae")
-    assert torch.equal(loaded.encode(clips), latents)
+    torch.testing.assert_close(loaded.encode(clips), latents, rtol=0, atol=1e-4)
     error = (module.decode(latents, reference=references) - clips).square().mean()
     flat = (clips - clips.mean((-1, -2), keepdim=True)).square().mean()
     assert error < 0.5 * flat
@@ -92,7 +92,7 @@ def test_a_second_encoder_learns_and_leaves_latents_of_references_as_they_are(fi
     with torch.no_grad():
         torch.testing.assert_close(after.encode(references), before.encode(references), atol=1e-3, rtol=1e-3)
         latents = after.encode(clips, reference=references)
-        assert torch.equal(latents, module.encode(clips, reference=references))
+        torch.testing.assert_close(latents, module.encode(clips, reference=references), rtol=0, atol=1e-4)
         assert 0.3 < latents.std() < 3
 
         def error(autoencoder: TinyVideoAutoencoder, latents: Tensor) -> float:
