@@ -56,6 +56,8 @@ WHOLE = FlowConfig(latent_frames=2)
 """The embedded model's, which ``--graft`` takes the weights of."""
 BATCH = 24
 SAMPLING_STEPS = 8
+WORTH_COMPILING = 100
+"""Steps from which on compiling the blocks, a minute, pays."""
 FACE_STRIDE = 4
 
 
@@ -90,11 +92,9 @@ def build(graft: Path | None) -> tuple[PortraitModel, FlowConfig]:
     model = PortraitModel(WHOLE)
     new = {name: value.clone() for name, value in model.state_dict().items() if _leads_in(name)}
     model.take_weights(graft)
-    model.load_state_dict(new, strict=False)
+    model.load_state_dict(model.state_dict() | new)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(_leads_in(name) or ".attn" in name)
-    torch.compiler.reset()  # the block of the twin before
-    model.transformer.compile_repeated_blocks()
     return model, WHOLE
 
 
@@ -106,6 +106,9 @@ def train(folder: Path, steps: int, seed: int, graft: Path | None) -> PortraitMo
     """One twin; the expression block is whatever is in place."""
     torch.manual_seed(seed)
     model, config = build(graft)
+    if steps >= WORTH_COMPILING:
+        torch.compiler.reset()  # the block of the twin before
+        model.transformer.compile_repeated_blocks()
     optimizers = build_optimizers(model, config.lr, config.matrix_lr, config.weight_decay)
     rates, loop = [optimizer.param_groups[0]["lr"] for optimizer in optimizers], LoopConfig(steps=steps, warmup=50)
     batches = shard_batches(folder / "latents", BATCH, torch.Generator().manual_seed(seed))
@@ -179,14 +182,14 @@ class Judge:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("--quick", action="store_true", help="100 steps, one seed")
+    parser.add_argument("--quick", action="store_true", help="50 steps, or 5 with --graft, one seed")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--graft", metavar="MODEL", help="nano or a model's folder: teach it a new way in")
     parser.add_argument("--twins", nargs="+", choices=TWINS, default=list(TWINS), metavar="NAME")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
-    steps, seeds = (100, [0]) if args.quick else (args.steps, args.seeds)
+    steps, seeds = (50 if args.graft is None else 5, [0]) if args.quick else (args.steps, args.seeds)
     graft = None if args.graft is None else model_folder(args.graft)
 
     judge, rows = Judge(args.run, 4 if args.quick else 24), []
