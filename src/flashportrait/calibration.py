@@ -19,7 +19,7 @@ MOMENTS = 8
 """Moments of the driving clip that are tried, evenly spread; each fills one latent frame."""
 FRAMES_A_MOMENT = 4
 LEAST_SEEN = MOMENTS
-"""Frames, of twice as many, that must show a face for their mean to say something."""
+"""Frames, of the two a moment that are read, that must show a face for their mean to say something."""
 
 
 @dataclass(frozen=True)
