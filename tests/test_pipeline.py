@@ -313,16 +313,18 @@ def test_what_a_trial_finds_is_added_to_what_the_network_is_told(pipeline, calib
     assert np.array_equal(again.frames, expected)
 
 
-def test_a_portrait_may_go_untried_and_one_without_a_face_must(calibrated, portrait):
+def test_a_portrait_may_go_untried_and_one_without_a_face_must(calibrated, portrait, tmp_path):
     noise = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(6))
     given = {"latents": noise, "progress": False}
     untried = calibrated(portrait, motion(9), calibrate=False, **given)
     assert untried.report.calibration == {}
     assert not untried.report.warnings
-    faceless = calibrated(portrait, motion(9), **given)
-    assert faceless.report.calibration == {}
-    assert any("isn't calibrated" in warning for warning in faceless.report.warnings)
-    assert np.array_equal(faceless.frames, untried.frames)
+    work = WorkDirectory.create(tmp_path / "work", {}, {})
+    for folder in (work, WorkDirectory.open(work.path)):  # a run that goes on says so again
+        faceless = calibrated(portrait, motion(9), work=folder, **given)
+        assert faceless.report.calibration == {}
+        assert any("isn't calibrated" in warning for warning in faceless.report.warnings)
+        assert np.array_equal(faceless.frames, untried.frames)
 
 
 def test_calibration_is_of_coefficients_that_there_are(portrait):

@@ -203,9 +203,11 @@ class FlashPortraitPipeline(DiffusionPipeline):
         with report.stage("calibration"):
             offsets = work.calibration() if work is not None else None
             if offsets is None:
-                offsets = self._calibrate(framed, shaped, settings, report) if calibrate else {}
+                offsets = self._calibrate(framed, shaped, settings) if calibrate else {}
             if work is not None:
                 work.save_calibration(offsets)
+        if calibrate and self.config.calibration and not offsets:
+            report.warnings.append("hardly a face is found in this portrait's trial: its expression isn't calibrated")
         report.calibration = offsets
         motion = self._told(framed, shaped, offsets)
 
@@ -319,9 +321,12 @@ class FlashPortraitPipeline(DiffusionPipeline):
         return motion.emphasised(framed.row, self.config.emphasis).shifted(offsets)
 
     def _calibrate(
-        self, framed: FramedPortrait, motion: MotionFeatures, settings: SamplingSettings, report: RunReport
+        self, framed: FramedPortrait, motion: MotionFeatures, settings: SamplingSettings
     ) -> dict[str, float]:
-        """What to add to the model's calibrated coefficients with this portrait, found by a trial in one step."""
+        """What to add to the model's calibrated coefficients with this portrait, found by a trial in one step.
+
+        Nothing where the model has none, or where the trial shows too few faces.
+        """
         limits = self.config.calibration
         if not limits:
             return {}
@@ -332,10 +337,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         noise = GivenNoise(torch.zeros(1, self.transformer.config.out_channels, MOMENTS, *conditions.reference.grid))
         latents = self._denoise(noise, conditions, plan, once, RunReport(), progress=False)
         frames = list(self._decode(latents, conditions.reference, len(told), RunReport(), None))
-        offsets = trial.offsets(frames, limits, FaceLandmarker())
-        if offsets is None:
-            report.warnings.append("hardly a face is found in this portrait's trial: its expression isn't calibrated")
-        return offsets or {}
+        return trial.offsets(frames, limits, FaceLandmarker()) or {}
 
     @torch.no_grad()
     def _denoise(

@@ -17,7 +17,6 @@ from flashportrait.cli.train import NANO_CALIBRATION, NANO_DEFAULTS, NANO_EMPHAS
 from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
 from flashportrait.loading import load_pipeline
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
-from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.training import recipe as stages
 from flashportrait.training.autoencoder import AutoencoderConfig
 from flashportrait.training.data import LatentScenes
@@ -42,7 +41,7 @@ TOY = Recipe(
     differences_loop=SHORT,
     flow=FlowConfig(heads=1, layers=1, ffn_ratio=1, token_dim=16, compile=False),
     flow_loop=SHORT,
-    finish=FinishConfig(batch=2, crop=3),
+    finish=FinishConfig(batch=2, crop=3, margin=0),
     finish_loop=SHORT,
     finish_scenes=1,
 )
@@ -77,8 +76,8 @@ def test_drawing_again_draws_nothing(run_folder: Path) -> None:
 def test_the_exported_model_animates(run_folder: Path) -> None:
     model = export(run_folder)
     exported, finished, earlier = (
-        FlashPortraitTransformer3DModel.from_pretrained(folder / "transformer").proj_out.weight.half()
-        for folder in (model, run_folder / "finish", run_folder / "transformer")
+        TinyVideoAutoencoder.from_pretrained(folder / "vae").decoder[1].weight.half()
+        for folder in (model, run_folder / "finish", run_folder / "autoencoder")
     )
     assert torch.equal(exported, finished)
     assert not torch.equal(exported, earlier)
@@ -133,6 +132,17 @@ def test_a_run_may_begin_with_a_models_weights(run_folder: Path, tmp_path: Path)
     stored = load_pipeline(model, dtype=torch.float32)
     for ours, theirs in zip(begun.transformer.parameters(), stored.transformer.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_models_decoder_may_be_finished_without_training_its_transformer(run_folder: Path, tmp_path: Path) -> None:
+    start = export(run_folder)
+    (tmp_path / "scenes").symlink_to(run_folder / "scenes")
+    stages.take_autoencoder(tmp_path, start)
+    stages.encode(tmp_path)
+    stages.finish(tmp_path, TOY, start=start)
+    before, after = (load_pipeline(model, dtype=torch.float32) for model in (start, export(tmp_path, start)))
+    assert torch.equal(before.transformer.proj_out.weight, after.transformer.proj_out.weight)
+    assert not torch.equal(before.vae.decoder[1].weight, after.vae.decoder[1].weight)
 
 
 @pytest.mark.parametrize(

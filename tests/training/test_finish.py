@@ -1,19 +1,20 @@
-"""The last stage of training: what it reads belongs together, and what pictures lose is followed back."""
+"""The last stage of training: what it reads belongs together, and the decoder learns what the transformer means."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from flashportrait.errors import UserError
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
+from flashportrait.training import finish
 from flashportrait.training.autoencoder import initialise_near_identity
 from flashportrait.training.data import LatentScenes, Scenes
-from flashportrait.training.finish import FinishConfig, PortraitAnimator, picture_loss, scene_batches, train_finish
-from flashportrait.training.flow import FlowConfig, PortraitModel
+from flashportrait.training.finish import FinishConfig, picture_loss, scene_batches, train_finish
+from flashportrait.training.flow import FlowConfig, PortraitModel, own_answers
 from flashportrait.training.loop import LoopConfig
 
 COUNT, FRAMES, SIDE = 3, 5, 64
@@ -32,12 +33,12 @@ def toy_scenes(count: int = COUNT) -> tuple[Scenes, LatentScenes]:
     return Scenes(portrait, picture, picture.clone(), motion, weight), encoded
 
 
-def toy_generator() -> PortraitAnimator:
+def toy_autoencoder() -> TinyVideoAutoencoder:
     torch.manual_seed(0)
     vae = TinyVideoAutoencoder(4, (8, 8, 8), align="start", reference_channels=4, upscale=2)
     initialise_near_identity(vae)
     vae.register_to_config(latents_mean=[0.0] * 16, latents_std=[1.0] * 16)
-    return PortraitAnimator(PortraitModel(FLOW), vae)
+    return vae
 
 
 def test_a_scenes_pictures_come_with_its_latents(tmp_path: Path) -> None:
@@ -55,6 +56,17 @@ def test_a_scenes_pictures_come_with_its_latents(tmp_path: Path) -> None:
         next(scene_batches(tmp_path, 4, torch.Generator()))
 
 
+class Truth:
+    """A transformer that always answers the reference, and a multiple of it when told no expression."""
+
+    def __init__(self, without: float = 1.0):
+        self.without = without
+
+    def __call__(self, noisy, sigma, reference, portrait, motion, keep):
+        scale = (keep + self.without * (1 - keep)).view(-1, 1, 1, 1, 1)
+        return (noisy - scale * reference) / sigma.view(-1, 1, 1, 1, 1)
+
+
 @pytest.mark.parametrize("true_share", [0.0, 0.5, 1.0])
 def test_latents_are_decoded_beside_what_they_show(true_share: float) -> None:
     class Decoder:
@@ -64,44 +76,62 @@ def test_latents_are_decoded_beside_what_they_show(true_share: float) -> None:
             assert torch.allclose(latents[:, :, :1], 255 * reference[:, :2, :1, ::16, ::16], atol=1e-3)
             return reference, reference
 
-    class Truth:
-        def __call__(self, noisy, sigma, reference, *conditions):
-            return (noisy - reference) / sigma.view(-1, 1, 1, 1, 1)
-
-    generator = type("Pair", (), {"model": Truth(), "vae": Decoder()})()
     config = FinishConfig(crop=3, true_share=true_share, latent_noise=0.0)
     for seed in range(6):
         torch.manual_seed(seed)
-        assert picture_loss(generator, *toy_scenes(4), config, FLOW)["loss"] == 0
+        assert picture_loss(Decoder(), Truth(), *toy_scenes(4), config, FLOW)["loss"] == 0
 
 
-def test_what_pictures_lose_reaches_transformer_and_decoder_but_no_encoder() -> None:
-    generator = toy_generator()
-    torch.nn.init.normal_(generator.vae.blend.plan.weight, std=0.1)
-    picture_loss(generator, *toy_scenes(4), FinishConfig(crop=4, true_share=0.5), FLOW)["loss"].backward()
-    reached = {name.split(".")[1] for name, p in generator.named_parameters() if p.grad is not None and p.grad.any()}
-    assert reached == {"transformer", "portrait_encoder", "image_encoder", "decoder", "blend"}
+@pytest.mark.parametrize(("crop", "margin", "judged"), [(4, 1, 64), (3, 1, 32), (3, 0, 48)])
+def test_only_what_a_crop_shows_whole_is_judged(crop: int, margin: int, judged: int) -> None:
+    """Of four rows of 16 pixels, a crop of three loses one, and another beside the cut with a margin."""
+    torch.manual_seed(0)
+    config = FinishConfig(crop=crop, margin=margin, true_share=1.0)
+    with patch.object(finish, "restoration_loss") as loss:
+        picture_loss(toy_autoencoder(), Truth(), *toy_scenes(1), config, FLOW)
+    restored, _, clips, weight = loss.call_args.args
+    assert restored.shape[-2:] == clips.shape[-2:] == weight.shape[-2:] == (16 * crop, 16 * crop)
+    touched = weight[0, 0, 0] > 0
+    assert touched.any(0).sum() == touched.any(1).sum() == judged
 
 
-def test_transformer_and_decoder_learn_what_motion_asks_for(tmp_path: Path) -> None:
-    """Portraits are alike; motion alone says which of two pictures is meant."""
+def test_answers_are_guided() -> None:
+    _, latents = toy_scenes(2)
+    reference = latents.reference.float()
+    torch.testing.assert_close(own_answers(Truth(without=0.5), latents, FLOW), reference)
+    torch.testing.assert_close(own_answers(Truth(without=0.5), latents, FLOW, guidance=2.0), 1.5 * reference)
+
+
+def test_what_pictures_lose_reaches_the_decoder_alone() -> None:
+    vae, model = toy_autoencoder(), PortraitModel(FLOW)
+    torch.nn.init.normal_(vae.blend.plan.weight, std=0.1)
+    picture_loss(vae, model, *toy_scenes(4), FinishConfig(crop=4, true_share=0.5), FLOW)["loss"].backward()
+    reached = {name.split(".")[0] for name, p in vae.named_parameters() if p.grad is not None and p.grad.any()}
+    assert reached == {"decoder", "blend"}
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_decoder_learns_what_the_transformer_means(tmp_path: Path) -> None:
+    """The transformer answers half of what it should; pictures say how much that is."""
     bright = torch.tensor([0, 1]).view(2, 1, 1, 1, 1)
     frames = (40 + 160 * bright).expand(2, FRAMES, 3, 32, 32).to(torch.uint8)
-    portrait, motion = torch.full((2, 3, 32, 32), 120, dtype=torch.uint8), bright.view(2, 1, 1).expand(2, FRAMES, 57)
-    scenes = Scenes(portrait, frames, torch.full_like(frames, 120), motion.float(), torch.ones(2, FRAMES, 1, 4, 4))
+    portrait, motion = torch.full((2, 3, 32, 32), 120, dtype=torch.uint8), torch.zeros(2, FRAMES, 57)
+    scenes = Scenes(portrait, frames, torch.full_like(frames, 120), motion, torch.ones(2, FRAMES, 1, 4, 4))
     clean = (2.0 * bright - 1).expand(2, 2, 16, 2, 2)
-    latents = LatentScenes(clean, 0 * clean, portrait, motion.float(), torch.ones(2, 2, 1, 2, 2))
-    config = FinishConfig(batch=2, crop=2, true_share=0.0, lr=5e-3, matrix_lr=None)
-    flow = replace(FLOW, expression_dropout=0.0)
-    generator = toy_generator()
-    encoders = [p.clone() for p in generator.vae.encoder.parameters()]
-    before = picture_loss(generator, scenes, latents, config, flow)["psnr"]
+    latents = LatentScenes(clean, 0.5 * clean, portrait, motion, torch.ones(2, 2, 1, 2, 2))
+
+    class Half(PortraitModel):
+        def forward(self, noisy, sigma, reference, *conditions):
+            return (noisy - reference) / sigma.view(-1, 1, 1, 1, 1)
+
+    config, model, vae = FinishConfig(batch=2, crop=2, true_share=0.0, lr=5e-3), Half(FLOW), toy_autoencoder()
+    encoder = [p.clone() for p in vae.encoder.parameters()]
+    before = picture_loss(vae, model, scenes, latents, config, FLOW)["psnr"]
     loop = LoopConfig(steps=150, warmup=5, ema=0.8, sample_every=150)
-    pictured, batches = iter(lambda: (scenes, latents), None), iter(lambda: latents, None)
-    after = train_finish(pictured, batches, (scenes, latents), generator, tmp_path, config, flow, loop)
-    assert picture_loss(after, scenes, latents, config, flow)["psnr"] > before + 6
+    batches = iter(lambda: (scenes, latents), None)
+    after = train_finish(batches, (scenes, latents), vae, model, tmp_path, config, FLOW, loop)
+    assert picture_loss(after, model, scenes, latents, config, FLOW)["psnr"] > before + 6
     assert (tmp_path / "sample_000150.png").is_file()
     assert (tmp_path / "vae" / "config.json").is_file()
-    assert (tmp_path / "transformer" / "config.json").is_file()
-    for ours, theirs in zip(encoders, after.vae.encoder.parameters(), strict=True):
+    for ours, theirs in zip(encoder, after.encoder.parameters(), strict=True):
         assert torch.equal(ours, theirs)

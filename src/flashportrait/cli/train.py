@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start-from",
         metavar="MODEL",
-        help="nano or a model's folder: keep its autoencoder and go on from its weights",
+        help="nano or a model's folder: keep its latents and go on from its weights",
     )
     parser.add_argument("--scenes", type=int, metavar="N", help="scenes to draw in all")
     parser.add_argument("--minutes", type=float, metavar="M", help="bound on each training stage of this run")
@@ -93,9 +93,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if "transformer" in wanted:
         stages.learn_transformer(args.out, recipe, args.device, start=start)
     if "finish" in wanted:
-        stages.finish(args.out, recipe, args.device)
+        stages.finish(args.out, recipe, args.device, start=start)
     if "export" in wanted:
-        model = export(args.out)
+        model = export(args.out, start)
         console.result({"model": str(model)}, f"{model}: use it with --model {model}")
     return 0
 
@@ -119,10 +119,11 @@ def _recipe(args: argparse.Namespace) -> Any:
     )
 
 
-def export(folder: Path) -> Path:
+def export(folder: Path, start: Path | None = None) -> Path:
     """Joins the trained parts to a model folder that the pipeline loads, weights in float16.
 
-    Transformer, its encoders and decoder are the finished ones where that stage was run.
+    The autoencoder is the finished one where that stage was run; transformer and encoders are those of the model folder
+    ``start`` where this run has trained none.
 
     Raises:
         UserError: a part hasn't been trained yet.
@@ -136,9 +137,9 @@ def export(folder: Path) -> Path:
     from flashportrait.models.transformer import FlashPortraitTransformer3DModel
     from flashportrait.pipeline import FlashPortraitPipeline
     from flashportrait.training.flow import FlowConfig
+    from flashportrait.training.recipe import trained_parts
 
-    finished = (folder / "finish" / "vae").is_dir()
-    learned = folder / ("finish" if finished else "transformer")
+    learned, finished = trained_parts(folder, start), (folder / "finish" / "vae").is_dir()
     sources = {
         "transformer": (FlashPortraitTransformer3DModel, learned / "transformer"),
         "portrait_encoder": (PortraitEncoder, learned / "portrait_encoder"),

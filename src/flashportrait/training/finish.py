@@ -1,10 +1,9 @@
-"""The last stage: transformer and decoder learn together, by the pictures that come out.
+"""The last stage: the decoder learns what the transformer really gives it.
 
-Until here the transformer learned latents and the decoder learned to restore from true ones. But errors of latents
-count unequally in pictures, and a small transformer's latents are not quite those of any clip: a decoder that has only
-met true ones makes smears of the difference. Where sampling starts from no noise, what it gives is a function of what
-the network is told, so what is lost in the pictures can be followed back to it. Flow matching goes on beside, that the
-way through all noise levels stays learned; the encoders, and so the latents, stay as they are.
+Until here it learned to restore pictures from true latents. A small transformer's latents are not quite those of any
+clip, least of all under guidance, and a decoder that has only met true ones makes smears of the difference. So it goes
+on with both kinds. Transformer and encoders, and so the latents, stay as they are: trained by pictures as well, the
+transformer gained nothing that it had not, and lost where it met fewer scenes (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -16,45 +15,35 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from flashportrait.errors import UserError
 from flashportrait.models.tiny_vae import TEMPORAL_RATIO, TinyVideoAutoencoder
 from flashportrait.training.autoencoder import restoration_loss
-from flashportrait.training.data import LatentScenes, Scenes, scene_places
-from flashportrait.training.flow import PARTS, FlowConfig, PortraitModel, flow_loss, own_answers, sample_latents
+from flashportrait.training.data import CROP_FOCUS, LatentScenes, Scenes, scene_places
+from flashportrait.training.flow import FlowConfig, PortraitModel, own_answers, sample_latents
 from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
 from flashportrait.training.samples import save_sheet
 
 
 @dataclass(frozen=True)
 class FinishConfig:
-    """How transformer and decoder learn together."""
+    """How the decoder learns from the transformer."""
 
     batch: int = 8
-    """Scenes a step whose pictures are compared."""
-    crop: int = 9
-    """Rows and columns of latents that the decoder sees: convolutions don't mind, and crops are cheaper."""
-    lr: float = 6e-4
-    matrix_lr: float | None = 1e-3
-    """Learning rate of Muon on the transformer's matrices; None: AdamW on everything."""
-    true_share: float = 0.35
+    """Scenes a step."""
+    crop: int = 8
+    """Rows and columns of latents that the decoder sees: crops are cheaper, and show more of what matters."""
+    margin: int = 1
+    """Rows and columns of latents along the cut sides of a crop that are not judged: what made them is missing."""
+    lr: float = 5e-4
+    true_share: float = 0.5
     """Share of scenes decoded from their true latents, with noise; the others from the transformer's answers."""
-    latent_noise: float = 0.15
+    latent_noise: float = 0.12
     """Largest standard deviation of noise on true latents."""
-    picture_weight: float = 5.0
-    """How much the pictures' loss counts beside flow matching's."""
-    focus: float = 2.0
+    guidance: float = 1.75
+    """Scale of expression guidance under which the transformer answers: that of sampling."""
+    focus: float = 2.5
     """Exponent of the loss weights: above 1, lips and eyes count for more than their scenes say."""
-
-
-class PortraitAnimator(nn.Module):
-    """From portrait and motion to pictures."""
-
-    def __init__(self, model: PortraitModel, vae: TinyVideoAutoencoder):
-        super().__init__()
-        self.model = model
-        self.vae = vae
 
 
 def scene_batches(folder: Path, batch: int, generator: torch.Generator) -> Iterator[tuple[Scenes, LatentScenes]]:
@@ -81,52 +70,77 @@ def read_pair(pictures: Path, latents: Path, index: int) -> tuple[Scenes, Latent
 
 
 def picture_loss(
-    animator: PortraitAnimator, scenes: Scenes, latents: LatentScenes, config: FinishConfig, flow: FlowConfig
+    vae: TinyVideoAutoencoder,
+    model: PortraitModel,
+    scenes: Scenes,
+    latents: LatentScenes,
+    config: FinishConfig,
+    flow: FlowConfig,
 ) -> dict[str, Tensor]:
     """The autoencoder's loss on scenes decoded from the transformer's answers or, a share of them, from true latents.
 
-    Scenes are cut to the flow's number of latent frames, from their beginning.
+    Scenes are cut to the flow's number of latent frames, from their beginning. Each is then cropped: a crop's middle is
+    drawn with odds of the weight there to the power ``CROP_FOCUS``.
     """
     latents = latents.slice(0, flow.latent_frames)
     true = round(config.true_share * len(latents))
-    kept = latents.latents[:true].float()
-    kept = kept + config.latent_noise * torch.rand(true, 1, 1, 1, 1, device=kept.device) * torch.randn_like(kept)
-    answers = own_answers(animator.model, latents[true:], flow) if true < len(latents) else kept[:0]
-    shown = slice(0, TEMPORAL_RATIO * (latents.latents.shape[1] - 1) + 1)
-    decoded, reference, frames, weight = _crop(
-        config.crop,
-        torch.cat([kept, answers]),
-        scenes.reference[:, shown].float() / 255,
-        scenes.frames[:, shown].float() / 255,
-        scenes.weight[:, shown].float() ** config.focus,
-    )
-    ratio = frames.shape[-1] // weight.shape[-1]
-    weight = weight.repeat_interleave(ratio, -1).repeat_interleave(ratio, -2)
-    return restoration_loss(*animator.vae.restore(decoded, reference), frames, weight)
-
-
-def _crop(side: int, *parts: Tensor) -> list[Tensor]:
-    """``side`` rows and columns of the first part and what they show of the others, more often nearer the middle."""
-    rows = parts[0].shape[-1]
-    top, left = torch.randint(0, rows - side + 1, (2, 3)).median(dim=1).values.tolist()
-    ratios = [part.shape[-1] // rows for part in parts]
-    return [
-        part[..., ratio * top : ratio * (top + side), ratio * left : ratio * (left + side)]
-        for part, ratio in zip(parts, ratios, strict=True)
+    given = latents.latents.float()
+    level = config.latent_noise * torch.rand(true, 1, 1, 1, 1, device=given.device)
+    noisy = given[:true] + level * torch.randn_like(given[:true])
+    answers = own_answers(model, latents[true:], flow, config.guidance) if true < len(latents) else given[:0]
+    shown = slice(0, TEMPORAL_RATIO * (given.shape[1] - 1) + 1)
+    # Weights are pooled to the latents' places, and stand for all pixels there.
+    weight = scenes.weight[:, shown].float()
+    weight = F.avg_pool2d(weight.flatten(0, 1), weight.shape[-1] // given.shape[-1]).unflatten(0, weight.shape[:2])
+    crops = [
+        _crop(config, *parts)
+        for parts in zip(
+            weight,
+            torch.cat([noisy, answers]),
+            scenes.reference[:, shown],
+            scenes.frames[:, shown],
+            strict=True,
+        )
     ]
+    weight, given, reference, frames = (torch.stack(part) for part in zip(*crops, strict=True))
+    ratio = frames.shape[-1] // weight.shape[-1]
+    weight = (weight**config.focus).repeat_interleave(ratio, -1).repeat_interleave(ratio, -2)
+    restored = vae.restore(given, reference.float() / 255)
+    return restoration_loss(*restored, frames.float() / 255, weight)
+
+
+def _crop(config: FinishConfig, weight: Tensor, *parts: Tensor) -> list[Tensor]:
+    """``crop`` rows and columns of weights ``[t 1 h w]``, 0 in its margin, and what they show of the parts."""
+    side, rows = config.crop, weight.shape[-1]
+    odds = (weight[:, 0].mean(0) ** CROP_FOCUS).flatten()
+    middle = divmod(int(torch.multinomial(odds, 1)), rows)
+    corner = [min(max(place - side // 2, 0), rows - side) for place in middle]
+    judged = torch.zeros_like(weight)
+    # A side that is the picture's own is not cut, and needs no margin.
+    inner = [
+        slice(first + config.margin * (first > 0), first + side - config.margin * (first + side < rows))
+        for first in corner
+    ]
+    judged[..., inner[0], inner[1]] = weight[..., inner[0], inner[1]]
+    cropped = []
+    for part in (judged, *parts):
+        ratio = part.shape[-1] // rows
+        top, left = (slice(ratio * first, ratio * (first + side)) for first in corner)
+        cropped.append(part[..., top, left])
+    return cropped
 
 
 @torch.no_grad()
 def watch(
-    animator: PortraitAnimator, scenes: Scenes, latents: LatentScenes, flow: FlowConfig, path: Path
+    vae: TinyVideoAutoencoder, model: PortraitModel, scenes: Scenes, latents: LatentScenes, flow: FlowConfig, path: Path
 ) -> dict[str, float]:
     """PSNR over faces of held-out scenes, from sampled and from true latents, and a sheet: truth, sampled, true."""
-    sampled = sample_latents(animator.model, latents, 8, flow.shift, flow.temperature)
+    sampled = sample_latents(model, latents, 8, flow.shift, flow.temperature)
     clips = {"truth": scenes.frames.float() / 255}
     for name, given in (("sampled", sampled), ("true", latents.latents)):
         clips[name] = torch.cat(
             [
-                animator.vae.decode(z[None].float(), parallel=True, reference=r[None].float() / 255).float()
+                vae.decode(z[None].float(), parallel=True, reference=r[None].float() / 255).float()
                 for z, r in zip(given, scenes.reference, strict=True)
             ]
         )
@@ -143,59 +157,44 @@ def watch(
 
 
 def train_finish(
-    pictured: Iterator[tuple[Scenes, LatentScenes]],
-    batches: Iterator[LatentScenes],
+    batches: Iterator[tuple[Scenes, LatentScenes]],
     held_out: tuple[Scenes, LatentScenes],
-    start: PortraitAnimator,
+    vae: TinyVideoAutoencoder,
+    model: PortraitModel,
     folder: Path,
     config: FinishConfig,
     flow: FlowConfig,
     loop: LoopConfig,
     device: str = "cpu",
     seed: int = 0,
-) -> PortraitAnimator:
-    """Trains the transformer with its encoders, and the decoder; exports the averaged parts to ``folder``.
+) -> TinyVideoAutoencoder:
+    """Trains the decoder; exports the autoencoder with its averaged weights to ``folder/vae``.
 
     Args:
-        pictured: scenes with their pictures, by which what comes out is judged.
-        batches: scenes on which flow matching goes on.
+        batches: scenes with their pictures.
         held_out: scenes never trained on, by which the run is watched.
-        start: what a new run begins with, trained in place.
+        vae: what a new run begins with; its decoder is trained in place.
+        model: what answers; not trained.
     """
     torch.manual_seed(seed)
-    start.vae.requires_grad_(False)
-    for part in (start.vae.decoder, start.vae.blend):
+    vae.requires_grad_(False)
+    for part in (vae.decoder, vae.blend):
         part.requires_grad_(True)
-    start.vae.to(memory_format=torch.channels_last)
-    start.to(device)
+    vae.to(device=device, memory_format=torch.channels_last)
+    model.requires_grad_(False).eval().to(device)
     kind = torch.device(device).type
 
-    def loss(batch: tuple[tuple[Scenes, LatentScenes], LatentScenes]) -> dict[str, Tensor]:
-        (scenes, latents), others = batch
+    def loss(batch: tuple[Scenes, LatentScenes]) -> dict[str, Tensor]:
         with torch.autocast(device_type=kind, dtype=torch.bfloat16):
-            pictures = picture_loss(start, scenes.to(device), latents.to(device), config, flow)
-            # On short sequences the plain products are faster than the fused attention.
-            with sdpa_kernel(SDPBackend.MATH):
-                velocity = flow_loss(start.model, others.to(device), flow)["loss"]
-        return {
-            "loss": velocity + config.picture_weight * pictures["loss"],
-            "velocity": velocity.detach(),
-            "pictures": pictures["loss"].detach(),
-            "psnr": pictures["psnr"],
-        }
+            return picture_loss(vae, model, *(part.to(device) for part in batch), config, flow)
 
     def sample(averaged: nn.Module, step: int) -> dict[str, float]:
         shown = (part.to(device) for part in held_out)
         with torch.autocast(device_type=kind, dtype=torch.bfloat16):
-            return watch(averaged, *shown, flow, folder / f"sample_{step:06d}.png")
+            return watch(averaged, model, *shown, flow, folder / f"sample_{step:06d}.png")
 
-    optimizers = build_optimizers(start, config.lr, config.matrix_lr, 0.01)
-    stage = Stage(start, optimizers, loss, folder, loop, sample)
+    stage = Stage(vae, build_optimizers(vae, config.lr, None, 1e-4), loss, folder, loop, sample)
     stage.resume()
-    if flow.compile:
-        start.model.transformer.compile_repeated_blocks()
-    averaged = stage.run(zip(pictured, batches, strict=False))  # both are endless
-    averaged.vae.save_pretrained(folder / "vae")
-    for name in PARTS:
-        getattr(averaged.model, name).save_pretrained(folder / name)
+    averaged = stage.run(batches)
+    averaged.save_pretrained(folder / "vae")
     return averaged

@@ -202,23 +202,19 @@ def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) ->
     return {"loss": (weight * error).mean() / weight.mean(), "plain": error.detach().mean()}
 
 
-def own_answers(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) -> Tensor:
-    """What the network takes the clean latents for, ``[b f c h w]``, where sampling starts and further along.
+@torch.no_grad()
+def own_answers(model: PortraitModel, scenes: LatentScenes, config: FlowConfig, guidance: float = 1.0) -> Tensor:
+    """What the network takes the clean latents for, ``[b f c h w]``, where sampling starts.
 
-    The first half is answered from noise of the configuration's temperature alone; the others once more, at some noise
-    level, from such an answer taken as a constant.
+    That is ``u + guidance (v - u)``, for its answers v with expression and u without.
     """
     reference = _channels_first(scenes.reference)
     given, keep = _conditions(scenes, reference, config), reference.new_ones(len(reference))
     noise = config.temperature * torch.randn_like(reference)
-    half = len(reference) // 2
-    with torch.no_grad():
-        base = _first_answer(model, noise[half:], [x[half:] for x in given], keep[half:])
-    sigma = _noise_levels(reference, config)
-    sigma[:half] = 1
-    level = sigma.view(-1, 1, 1, 1, 1)
-    noisy = level * noise + (1 - level) * torch.cat([torch.zeros_like(noise[:half]), base])
-    answers = noisy - level * model(noisy, sigma, *given, keep).float()
+    answers = _first_answer(model, noise, given, keep)
+    if guidance != 1:
+        without = _first_answer(model, noise, given, 0 * keep)
+        answers = without + guidance * (answers - without)
     return rearrange(answers, "b c f h w -> b f c h w")
 
 

@@ -1,12 +1,12 @@
 """The recipe of the embedded model, stage by stage, in one folder that any later run goes on from.
 
-``draw`` scenes -> ``autoencoder`` -> ``encode`` scenes -> ``transformer`` -> ``finish`` it with the decoder -> a folder
-that the pipeline loads::
+``draw`` scenes -> ``autoencoder`` -> ``encode`` scenes -> ``transformer`` -> ``finish`` the decoder -> a folder that
+the pipeline loads::
 
     RUN/scenes/*.safetensors   drawn scenes, pictures         RUN/latents/*.safetensors   the same, encoded
     RUN/autoencoder/           log, samples, state, vae/      RUN/transformer/            log, samples, state, parts
-    RUN/autoencoder/first/     the same, before the encoder   RUN/finish/                 the same of all parts,
-                               that is given references                                   once they learned together
+    RUN/autoencoder/first/     the same, before the encoder   RUN/finish/                 log, samples, state, vae/
+                               that is given references
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from flashportrait.training.data import (
     encode_scenes,
     shard_batches,
 )
-from flashportrait.training.finish import FinishConfig, PortraitAnimator, read_pair, scene_batches, train_finish
+from flashportrait.training.finish import FinishConfig, read_pair, scene_batches, train_finish
 from flashportrait.training.flow import FlowConfig, PortraitModel, train_flow
 from flashportrait.training.loop import LoopConfig
 from flashportrait.training.photos import PhotoSet
@@ -137,29 +137,32 @@ def learn_transformer(
     return train_flow(batches, held_out, references, vae, target, recipe.flow, recipe.flow_loop, device, seed, start)
 
 
-def finish(folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0) -> PortraitAnimator:
-    """Trains the transformer and the decoder together, by the pictures that come out."""
+def finish(
+    folder: Path, recipe: Recipe, device: str = "cpu", seed: int = 0, start: Path | None = None
+) -> TinyVideoAutoencoder:
+    """Trains the decoder on what the transformer answers.
+
+    ``start``: a model folder whose transformer answers, where this run has trained none.
+    """
+    _shards(folder / "latents")
     model = PortraitModel(recipe.flow)
-    model.take_weights(folder / "transformer")
+    model.take_weights(trained_parts(folder, start))
     pairs = [
         read_pair(folder / "scenes" / path.name, path, index)
         for path in sorted((folder / "latents_held_out").glob("*.safetensors"))
         for index in range(recipe.finish_scenes)
     ]
     pictures, latents = zip(*pairs, strict=True)
-    shuffle = torch.Generator().manual_seed(seed)
-    return train_finish(
-        scene_batches(folder, recipe.finish.batch, shuffle),
-        shard_batches(folder / "latents", recipe.batch, shuffle),
-        (Scenes.join(pictures), LatentScenes.join(latents)),
-        PortraitAnimator(model, load_autoencoder(folder)),
-        folder / "finish",
-        recipe.finish,
-        recipe.flow,
-        recipe.finish_loop,
-        device,
-        seed,
-    )
+    batches = scene_batches(folder, recipe.finish.batch, torch.Generator().manual_seed(seed))
+    held_out, vae = (Scenes.join(pictures), LatentScenes.join(latents)), load_autoencoder(folder)
+    target, loop = folder / "finish", recipe.finish_loop
+    return train_finish(batches, held_out, vae, model, target, recipe.finish, recipe.flow, loop, device, seed)
+
+
+def trained_parts(folder: Path, start: Path | None = None) -> Path:
+    """Where the transformer and its encoders lie: in this run, or in ``start`` where it has trained none."""
+    trained = folder / "transformer"
+    return trained if start is None or (trained / "transformer").is_dir() else start
 
 
 def take_autoencoder(folder: Path, model: Path) -> None:
