@@ -1,6 +1,6 @@
 """How good the embedded model is: pictures, expression, head pose and identity on people and performances it never saw.
 
-    python benchmarks/embedded.py [--quick] [--model nano] [--faces DIR] [--json FILE] [--sheet PNG]
+    python benchmarks/embedded.py [--quick] [--model nano] [--faces DIR] [--groups NAME ...] [--json FILE] [--sheet PNG]
 
 Every clip is driven by the rows of a made-up performance, so the truth is known: drawn people are drawn performing it,
 photographed ones are warped to it. Two yardsticks stand beside the model's figures: ``copy`` repeats the portrait, and
@@ -17,7 +17,8 @@ photographed ones are warped to it. Two yardsticks stand beside the model's figu
 
 ``--faces`` names a folder with ``diverse/``, ``official/`` (portraits with landmarks.npz, of which training leaves one
 in 16 out) and ``generated/``; photographs are left out without it. Then the whole command is timed, and a long clip's
-identity and colours are searched for a trend.
+identity and colours are searched for a trend. With ``--groups`` only those groups of clips are judged, and nothing is
+timed: so many clips can be shared out.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ from flashportrait.training.data import sample_motion
 from flashportrait.training.photos import Photo, PhotoSet, fit_motion, photo_row
 from flashportrait.training.samples import save_sheet
 
+GROUPS = ("drawn", "diverse", "official", "generated")
 KINDS = ("talking", "mixed", "large", "keyframes")
 KEYFRAME_SPACING = (8, 24)
 """Slower than in training, nearer to people."""
@@ -109,6 +111,14 @@ def photo_cases(photos: PhotoSet, count: int, frames: int, size: int) -> Iterato
         rows = fit_motion(photo.row, sample_motion(KINDS[index % len(KINDS)], frames, generator, KEYFRAME_SPACING))
         warped = framed.rig().animate(rows, size)
         yield Case(framed, warped.motion, warped.frames, warped.face_mask)
+
+
+def cases_of(group: str, faces: Path | None, count: int, frames: int, size: int) -> Iterator[Case]:
+    """The clips of one of ``GROUPS``; photographs lie in ``faces``."""
+    if group == "drawn":
+        return drawn_cases(count, frames, size)
+    photos = GeneratedFaces(faces / group, count) if group == "generated" else PhotoSet(faces / group).split()[1]
+    return photo_cases(photos, count, frames, size)
 
 
 def framed_photo(photo: Photo, size: int) -> FramedPortrait:
@@ -310,6 +320,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few and short clips")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--faces", type=Path, metavar="DIR")
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, metavar="NAME", help=f"judge only: {', '.join(GROUPS)}")
     parser.add_argument("--clips", type=int, help="clips a group")
     parser.add_argument("--long", type=int, metavar="FRAMES")
     parser.add_argument("--json", type=Path, metavar="FILE")
@@ -320,24 +331,29 @@ def main() -> None:
     pipeline, readings = load_pipeline(args.model), Readings()
     pipeline.set_progress_bar_config(disable=True)
     size = pipeline.framing.resolution
-    groups = {"drawn": drawn_cases(count, frames, size)}
-    if args.faces is not None:
-        for name in ("diverse", "official"):
-            groups[name] = photo_cases(PhotoSet(args.faces / name).split()[1], count, frames, size)
-        groups["generated"] = photo_cases(GeneratedFaces(args.faces / "generated", count), count, frames, size)
+    groups = args.groups or (GROUPS if args.faces is not None else GROUPS[:1])
+    if args.faces is None and set(groups) != {"drawn"}:
+        parser.error(f"--groups {' '.join(groups)}: photographs need --faces DIR")
     results: dict[str, Any] = {}
     pictures: list[Tensor] = []
-    for name, cases in groups.items():
-        results[name], shown = judge(pipeline, cases, readings)
+    for name in groups:
+        results[name], shown = judge(pipeline, cases_of(name, args.faces, count, frames, size), readings)
         pictures += [] if name == "official" else shown  # real people: measured, not shown
         print_group(name, results[name])
     if args.sheet:
         columns = 1 + 2 * len([i for i in (8, 16, 24) if i < frames])
         save_sheet(torch.stack(pictures), args.sheet, columns=columns)
 
+    if args.groups is None:
+        measure_whole_runs(results, pipeline.config.defaults["speed"], args)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def measure_whole_runs(results: dict[str, Any], speed: str, args: argparse.Namespace) -> None:
+    """The command's speed and memory, and what changes over a long clip."""
     with tempfile.TemporaryDirectory() as folder:
         portrait, driving = end_to_end.perform(Path(folder), 3 if args.quick else 10)
-        speed = pipeline.config.defaults["speed"]
         results["speed"] = end_to_end.measure(portrait, driving, args.model, speed, Path(folder))
     results["speed"]["memory_above_torch_mib"] = results["speed"]["peak_memory_mib"] - resting_memory()
     print(
@@ -349,8 +365,6 @@ def main() -> None:
         if results["long"][name] is not None:
             slope, error = results["long"][name]
             print(f"{results['long']['frames']} frames, {name.replace('_', ' ')}: {slope:+.4f} +- {error:.4f}")
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from flashportrait.training import finish
 from flashportrait.training.autoencoder import initialise_near_identity
 from flashportrait.training.data import LatentScenes, Scenes
 from flashportrait.training.finish import FinishConfig, picture_loss, scene_batches, train_finish
-from flashportrait.training.flow import FlowConfig, PortraitModel, own_answers
+from flashportrait.training.flow import FlowConfig, PortraitModel
 from flashportrait.training.loop import LoopConfig
 
 COUNT, FRAMES, SIDE = 3, 5, 64
@@ -57,14 +57,10 @@ def test_a_scenes_pictures_come_with_its_latents(tmp_path: Path) -> None:
 
 
 class Truth:
-    """A transformer that always answers the reference, and a multiple of it when told no expression."""
+    """A transformer that always answers the reference."""
 
-    def __init__(self, without: float = 1.0):
-        self.without = without
-
-    def __call__(self, noisy, sigma, reference, portrait, motion, keep):
-        scale = (keep + self.without * (1 - keep)).view(-1, 1, 1, 1, 1)
-        return (noisy - scale * reference) / sigma.view(-1, 1, 1, 1, 1)
+    def __call__(self, noisy, sigma, reference, *conditions):
+        return (noisy - reference) / sigma.view(-1, 1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("true_share", [0.0, 0.5, 1.0])
@@ -93,13 +89,6 @@ def test_only_what_a_crop_shows_whole_is_judged(crop: int, margin: int, judged: 
     assert restored.shape[-2:] == clips.shape[-2:] == weight.shape[-2:] == (16 * crop, 16 * crop)
     touched = weight[0, 0, 0] > 0
     assert touched.any(0).sum() == touched.any(1).sum() == judged
-
-
-def test_answers_are_guided() -> None:
-    _, latents = toy_scenes(2)
-    reference = latents.reference.float()
-    torch.testing.assert_close(own_answers(Truth(without=0.5), latents, FLOW), reference)
-    torch.testing.assert_close(own_answers(Truth(without=0.5), latents, FLOW, guidance=2.0), 1.5 * reference)
 
 
 def test_what_pictures_lose_reaches_the_decoder_alone() -> None:

@@ -1,9 +1,10 @@
 """The last stage: the decoder learns what the transformer really gives it.
 
 Until here it learned to restore pictures from true latents. A small transformer's latents are not quite those of any
-clip, least of all under guidance, and a decoder that has only met true ones makes smears of the difference. So it goes
-on with both kinds. Transformer and encoders, and so the latents, stay as they are: trained by pictures as well, the
-transformer gained nothing that it had not, and lost where it met fewer scenes (docs/experiments.md).
+clip, and a decoder that has only met true ones makes smears of the difference. So it goes on with both kinds.
+Transformer and encoders, and so the latents, stay as they are: trained by pictures as well, the transformer gained
+nothing that it had not, and lost where it met fewer scenes. Answers are taken without guidance: what guidance
+overstates a decoder learns to take back, and expression with it (docs/experiments.md has both).
 """
 
 from __future__ import annotations
@@ -31,18 +32,16 @@ class FinishConfig:
 
     batch: int = 8
     """Scenes a step."""
-    crop: int = 8
+    crop: int = 9
     """Rows and columns of latents that the decoder sees: crops are cheaper, and show more of what matters."""
     margin: int = 1
     """Rows and columns of latents along the cut sides of a crop that are not judged: what made them is missing."""
-    lr: float = 5e-4
-    true_share: float = 0.5
+    lr: float = 6e-4
+    true_share: float = 0.35
     """Share of scenes decoded from their true latents, with noise; the others from the transformer's answers."""
-    latent_noise: float = 0.12
+    latent_noise: float = 0.15
     """Largest standard deviation of noise on true latents."""
-    guidance: float = 1.75
-    """Scale of expression guidance under which the transformer answers: that of sampling."""
-    focus: float = 2.5
+    focus: float = 2.0
     """Exponent of the loss weights: above 1, lips and eyes count for more than their scenes say."""
 
 
@@ -87,7 +86,7 @@ def picture_loss(
     given = latents.latents.float()
     level = config.latent_noise * torch.rand(true, 1, 1, 1, 1, device=given.device)
     noisy = given[:true] + level * torch.randn_like(given[:true])
-    answers = own_answers(model, latents[true:], flow, config.guidance) if true < len(latents) else given[:0]
+    answers = own_answers(model, latents[true:], flow) if true < len(latents) else given[:0]
     shown = slice(0, TEMPORAL_RATIO * (given.shape[1] - 1) + 1)
     # Weights are pooled to the latents' places, and stand for all pixels there.
     weight = scenes.weight[:, shown].float()

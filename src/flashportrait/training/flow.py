@@ -203,19 +203,12 @@ def flow_loss(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) ->
 
 
 @torch.no_grad()
-def own_answers(model: PortraitModel, scenes: LatentScenes, config: FlowConfig, guidance: float = 1.0) -> Tensor:
-    """What the network takes the clean latents for, ``[b f c h w]``, where sampling starts.
-
-    That is ``u + guidance (v - u)``, for its answers v with expression and u without.
-    """
+def own_answers(model: PortraitModel, scenes: LatentScenes, config: FlowConfig) -> Tensor:
+    """What the network takes the clean latents for, ``[b f c h w]``, where sampling starts."""
     reference = _channels_first(scenes.reference)
     given, keep = _conditions(scenes, reference, config), reference.new_ones(len(reference))
     noise = config.temperature * torch.randn_like(reference)
-    answers = _first_answer(model, noise, given, keep)
-    if guidance != 1:
-        without = _first_answer(model, noise, given, 0 * keep)
-        answers = without + guidance * (answers - without)
-    return rearrange(answers, "b c f h w -> b f c h w")
+    return rearrange(_first_answer(model, noise, given, keep), "b c f h w -> b f c h w")
 
 
 def _first_answer(model: PortraitModel, noise: Tensor, given: Sequence[Tensor], keep: Tensor) -> Tensor:
