@@ -238,6 +238,8 @@ def _note(
     figures.setdefault("ssim", []).append(metrics.ssim(frames, truth))
     figures.setdefault("faceless", []).append(float(faces is None))
     if faces is None or true is None:
+        for name in AIMS:
+            figures.setdefault(name, []).append(None)
         return
     rows = case.rows.numpy()[::FACE_STRIDE]
     for name, actions in EXPRESSIONS.items():
@@ -253,7 +255,7 @@ def _summary(figures: dict[str, list], truth: dict[str, list]) -> dict[str, floa
     """Means over clips; correlations over all frames of all clips."""
     row = {}
     for name, values in figures.items():
-        if name in (*EXPRESSIONS, *ANGLES):
+        if name in AIMS:
             row[name] = _correlation(values)
         else:
             row[name] = float(np.mean(values))
@@ -262,24 +264,22 @@ def _summary(figures: dict[str, list], truth: dict[str, list]) -> dict[str, floa
     return row
 
 
-def _correlation(clips: list[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Of what is seen with what is meant, over all frames of all clips."""
-    seen, meant = (np.concatenate(part) for part in zip(*clips, strict=True))
+def _correlation(clips: list[tuple[np.ndarray, np.ndarray] | None]) -> float:
+    """Of what is seen with what is meant, over all frames of all clips; clips without a face are None."""
+    found = [clip for clip in clips if clip is not None]
+    if not found:
+        return 0.0
+    seen, meant = (np.concatenate(part) for part in zip(*found, strict=True))
     return float(np.corrcoef(seen, meant)[0, 1]) if seen.std() > 0 else 0.0
 
 
 def margin(name: str, model: list, truth: list) -> tuple[float, float]:
-    """By how much the model's correlation passes its aim, and the standard error of that, by leaving out each clip.
-
-    The error is NaN for fewer than two clips, or where the model has clips without a face.
-    """
+    """By how much the model's correlation passes its aim, and the standard error of that, by leaving out each clip."""
 
     def passed(model: list, truth: list) -> float:
         return _correlation(model) - min(AIMS[name], SHARE * _correlation(truth))
 
     count = len(truth)
-    if count < 2 or len(model) != count:
-        return passed(model, truth), float("nan")
     left_out = [passed(model[:i] + model[i + 1 :], truth[:i] + truth[i + 1 :]) for i in range(count)]
     return passed(model, truth), float(np.sqrt((count - 1) * np.var(left_out)))
 
