@@ -274,12 +274,17 @@ def _correlation(clips: list[tuple[np.ndarray, np.ndarray] | None]) -> float:
 
 
 def margin(name: str, model: list, truth: list) -> tuple[float, float]:
-    """By how much the model's correlation passes its aim, and the standard error of that, by leaving out each clip."""
+    """By how much the model's correlation passes its aim, and the standard error of that, by leaving out each clip.
+
+    A single clip has no error: NaN.
+    """
 
     def passed(model: list, truth: list) -> float:
         return _correlation(model) - min(AIMS[name], SHARE * _correlation(truth))
 
     count = len(truth)
+    if count < 2:
+        return passed(model, truth), float("nan")
     left_out = [passed(model[:i] + model[i + 1 :], truth[:i] + truth[i + 1 :]) for i in range(count)]
     return passed(model, truth), float(np.sqrt((count - 1) * np.var(left_out)))
 
@@ -327,13 +332,13 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, metavar="PNG")
     args = parser.parse_args()
     count, frames = args.clips or (3 if args.quick else 16), 17 if args.quick else FRAMES
+    groups = args.groups or (GROUPS if args.faces is not None else GROUPS[:1])
+    if args.faces is None and set(groups) != {"drawn"}:
+        parser.error(f"--groups {' '.join(groups)}: photographs need --faces DIR")
 
     pipeline, readings = load_pipeline(args.model), Readings()
     pipeline.set_progress_bar_config(disable=True)
     size = pipeline.framing.resolution
-    groups = args.groups or (GROUPS if args.faces is not None else GROUPS[:1])
-    if args.faces is None and set(groups) != {"drawn"}:
-        parser.error(f"--groups {' '.join(groups)}: photographs need --faces DIR")
     results: dict[str, Any] = {}
     pictures: list[Tensor] = []
     for name in groups:

@@ -28,6 +28,10 @@ def test_its_error_falls_with_the_number_of_clips() -> None:
     assert 2 < few / many < 8  # four times, by chance more or less
 
 
+def test_one_clip_has_no_error() -> None:
+    assert np.isnan(margin("jaw", clips(0.3)[:1], clips(0)[:1])[1])
+
+
 def test_clips_without_a_face_say_nothing() -> None:
     some, whole = clips(0.3), clips(0)
     assert margin("jaw", [None, *some], [None, *whole]) == pytest.approx(margin("jaw", some, whole), rel=0.1)
