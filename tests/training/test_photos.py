@@ -16,8 +16,10 @@ from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
 from flashportrait.face.motion import BLENDSHAPE_NAMES, HEAD_POSE_NAMES
 from flashportrait.face.pose import rotation_matrix
+from flashportrait.models.tiny_vae import bend
 from flashportrait.rig.mesh import IRISES, load_face_mesh, mirrored_coefficients
 from flashportrait.rig.photo import (
+    PhotoRig,
     head_angles,
     head_pose_limits,
     limit_motion,
@@ -166,6 +168,28 @@ def test_blink_covers_the_iris_and_gaze_moves_it():
         assert closed.sum() < 0.35 * still.sum()
         axis = torch.arange(25.0)
         assert (moved.sum(0) @ axis) / moved.sum() > (still.sum(0) @ axis) / still.sum() + 1
+
+
+def test_flow_bends_the_turned_photo_into_the_animated_one():
+    axis = torch.arange(SIDE) / SIDE
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    image = 0.5 + 0.2 * torch.stack((torch.sin(40 * x), torch.sin(40 * y), torch.sin(30 * (x + y))))
+    landmarks = place_landmarks(0.1)
+    rig = PhotoRig(image, landmarks, photo_row(landmarks, torch.zeros(len(BLENDSHAPE_NAMES))))
+    rows = rig.own_row.repeat(3, 1)
+    rows[1, COLUMNS["jawOpen"]], rows[1, COLUMNS["roll"]], rows[2, COLUMNS["yaw"]] = 0.8, 0.2, 0.3
+    rows[2, [COLUMNS[name] for name in (*both("eyeBlink", 1), *both("mouthSmile", 1))]] = 0.9
+    drawn, turned = rig.animate(rows, 128), rig.turn(rows[:, :6], 128)
+    known = drawn.flow.isfinite()
+    assert known.float().mean(dim=(1, 2, 3)).min() > 0.97
+    # A photo of its own row isn't bent; a jaw that opens has the inside of a mouth, which isn't known.
+    assert drawn.flow[0][known[0]].abs().max() < 0.02
+    below = drawn.flow[1].nan_to_num(0)[1].min()
+    assert below < -8, "the chin came from above"
+    assert (~known[1]).sum() > (~known[0]).sum() + 200
+    error = (bend(turned, drawn.flow.nan_to_num(0)) - drawn.frames).abs() * known[:, :1]
+    unbent = (turned - drawn.frames).abs() * known[:, :1]
+    assert error[1:].mean() < 0.2 * unbent[1:].mean()
 
 
 def test_a_mirrored_photo_moves_as_in_a_mirror():

@@ -73,6 +73,9 @@ class WarpResult:
     """[t 1 s s] 1 on eyes and lids"""
     motion: Tensor
     """[t 57] the rows drawn, after the limits: the truth about the frames"""
+    flow: Tensor
+    """[t 2 s s] right and down, in pixels: what a pixel shows lies so far from it in ``PhotoRig.turn``'s picture of the
+    same head pose; NaN where that doesn't show it, inside the mouth and between the lids"""
 
 
 def rotation_matrices(angles: Tensor) -> Tensor:
@@ -195,14 +198,17 @@ class PhotoRig:
         offsets = self.mesh.displacement(self.own_row[6:], motion[:, 6:])
         head = self._close_openings(self.head + offsets, offsets)
         inner = (self.scale * head @ self.rotation.mT + self.centre)[..., :2]
-        frames, index = self._draw(head, motion[:, :6], self._texture_maps(inner, offsets), size)
+        frames, index, maps = self._draw(head, motion[:, :6], self._texture_maps(inner, offsets), size)
         covered = index.clamp_min(0)
         frames = _soften_edges(frames, self.opening[covered])
+        turned = self._corners(self.head.expand(len(head), -1, -1), motion[:, :6], size)[..., :2]
+        flow = _positions(index, turned.mT @ maps, 1.0) - _pixel_centres(size, index.device)
+        flow = flow.masked_fill(self.opening[covered].unsqueeze(1), torch.nan)
         masks = [
             (flags[covered] & (index >= 0)).unsqueeze(1).to(frames.dtype)
             for flags in (self.is_face, self.is_lip, self.is_eye)
         ]
-        return WarpResult(frames, *masks, motion=motion)
+        return WarpResult(frames, *masks, motion=motion, flow=flow)
 
     def turn(self, head_pose: Tensor, size: int = 128) -> Tensor:
         """The photo with its head posed by the first six columns of motion rows [t 6], its expression kept.
@@ -220,16 +226,20 @@ class PhotoRig:
         ]
         return torch.cat(parts)
 
-    def _draw(self, head: Tensor, head_pose: Tensor, texture: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Frames [t 3 size size] and the triangle at each pixel [t size size] of posed heads [t 478 3].
+    def _draw(self, head: Tensor, head_pose: Tensor, texture: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames [t 3 size size], the triangle at each pixel [t size size] and ``barycentric_maps`` of posed heads.
 
-        texture: atlas position of each triangle's corners [t f 3 2].
+        head: [t 478 3]; texture: atlas position of each triangle's corners [t f 3 2].
         """
-        corners = self._pose(head, head_pose)[:, self.triangles]
-        corners = torch.cat((corners[..., :2] * (size / self.side), corners[..., 2:]), -1)
+        corners = self._corners(head, head_pose, size)
         maps = barycentric_maps(corners[..., :2])
         index = rasterize(corners, maps, size)
-        return self._shade(index, texture.mT @ maps, size), index
+        return self._shade(index, texture.mT @ maps, size), index, maps
+
+    def _corners(self, head: Tensor, head_pose: Tensor, size: int) -> Tensor:
+        """Each triangle's corners [t f 3 3] in a frame's pixels, and their depth, of posed heads [t 478 3]."""
+        corners = self._pose(head, head_pose)[:, self.triangles]
+        return torch.cat((corners[..., :2] * (size / self.side), corners[..., 2:]), -1)
 
     def _close_openings(self, head: Tensor, offsets: Tensor) -> Tensor:
         """Heads [t 478 3] whose lids open in proportion to the photo's own and whose lips don't cross."""
@@ -288,23 +298,15 @@ class PhotoRig:
 
     def _shade(self, index: Tensor, affine: Tensor, size: int) -> Tensor:
         """Colours [t 3 s s] of the triangles ``index`` [t s s], which map to the atlas by ``affine`` [t f 2 3]."""
-        frames, count = affine.shape[:2]
-        start = torch.arange(frames, device=index.device)[:, None, None] * count
-        triangle = (index.clamp_min(0) + start).flatten()
-        plane = affine.flatten(0, 1).permute(1, 2, 0).flatten(0, 1).contiguous()[:, triangle].view(6, *index.shape)
-        middle = torch.arange(size, device=index.device) + 0.5
-        x, y = middle[None, None, :], middle[None, :, None]
-        bare, pixel = index < 0, self.side / size
-        across = torch.where(bare, pixel * x, plane[0] * x + plane[1] * y + plane[2])
-        along = torch.where(bare, pixel * y, plane[3] * x + plane[4] * y + plane[5])
+        pixel = self.side / size
         covered = max(1, round(pixel))
         if covered not in self._smoothed:
             self._smoothed[covered] = F.avg_pool2d(self.atlas, covered, stride=1)
         atlas = self._smoothed[covered]
         shift = self.margin - (covered - 1) / 2
-        grid = torch.stack((across, along), -1) + shift
+        grid = _positions(index, affine, pixel).permute(0, 2, 3, 1) + shift
         grid = grid * (2 / grid.new_tensor([atlas.shape[2], atlas.shape[1]])) - 1
-        colours = F.grid_sample(atlas[None], grid.view(1, -1, size, 2), padding_mode="border", align_corners=False)
+        colours = F.grid_sample(atlas[None], grid.reshape(1, -1, size, 2), padding_mode="border", align_corners=False)
         return colours.view(3, *index.shape).transpose(0, 1)
 
 
@@ -316,6 +318,27 @@ def animate_photo(image: Tensor, landmarks: Tensor, own_row: Tensor, motion: Ten
     result holds the rows drawn.
     """
     return PhotoRig(image, landmarks, own_row).animate(motion, size)
+
+
+def _positions(index: Tensor, affine: Tensor, bare: float) -> Tensor:
+    """Where pixel centres [t s s] are mapped to by ``affine`` [t f 2 3] of the triangles ``index`` that cover them.
+
+    Those that none covers (-1) go to ``bare`` times their own place. Returns [t 2 s s], x and y.
+    """
+    frames, count = affine.shape[:2]
+    start = torch.arange(frames, device=index.device)[:, None, None] * count
+    triangle = (index.clamp_min(0) + start).flatten()
+    plane = affine.flatten(0, 1).permute(1, 2, 0).flatten(0, 1).contiguous()[:, triangle].view(6, *index.shape)
+    x, y = _pixel_centres(index.shape[-1], index.device)
+    across = torch.where(index < 0, bare * x, plane[0] * x + plane[1] * y + plane[2])
+    along = torch.where(index < 0, bare * y, plane[3] * x + plane[4] * y + plane[5])
+    return torch.stack((across, along), 1)
+
+
+def _pixel_centres(size: int, device: torch.device) -> Tensor:
+    """x and y of every pixel's centre [2 size size]."""
+    middle = torch.arange(size, device=device) + 0.5
+    return torch.stack(torch.meshgrid(middle, middle, indexing="xy"))
 
 
 def _soften_edges(frames: Tensor, opening: Tensor) -> Tensor:
