@@ -195,13 +195,17 @@ def test_a_new_blend_is_half_reference_and_a_missing_reference_is_refused():
 @torch.no_grad()
 def test_restoring_shows_training_what_decoding_hides():
     vae, latents, reference = make_blending(2), 5 * torch.randn(1, 2, 3, 1, 2), torch.rand(1, 5, 3, 16, 32)
-    frames, bent = vae.restore(latents, reference)
+    frames, bent, flow = vae.restore(latents, reference)
     assert torch.equal(frames.clamp(0, 1), vae.decode(latents, parallel=True, reference=reference))
     assert not torch.equal(frames, frames.clamp(0, 1))
     assert not torch.allclose(bent, reference, atol=1e-3)
+    enlarged = F.interpolate(flow.flatten(0, 1), scale_factor=2.0, mode="bilinear")
+    torch.testing.assert_close(bend(reference.flatten(0, 1), enlarged), bent.flatten(0, 1))
     vae.blend.plan.weight.zero_()
     vae.blend.plan.bias.zero_()
-    torch.testing.assert_close(vae.restore(latents, reference)[1], reference)
+    restored = vae.restore(latents, reference)
+    torch.testing.assert_close(restored.bent, reference)
+    assert not restored.flow.any()
     with pytest.raises(ValueError, match="reference_channels is 0"):
         make_vae("start").restore(latents, reference)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashportrait.models.tiny_vae import TinyVideoAutoencoder
+from flashportrait.models.tiny_vae import Restored, TinyVideoAutoencoder
 from flashportrait.training.autoencoder import (
     AutoencoderConfig,
     build_autoencoder,
@@ -21,6 +21,7 @@ from flashportrait.training.autoencoder import (
 from flashportrait.training.data import DrawnClips, Scenes
 from flashportrait.training.loop import LoopConfig
 
+NAN = float("nan")
 TOY = AutoencoderConfig(encoder_channels=8, decoder_channels=(8, 8, 8), batch=2, crop=16, lr=3e-3, upscale=1)
 DIFFERENCES = replace(TOY, differences=True, latent_noise=0.3)
 
@@ -105,19 +106,38 @@ def test_a_second_encoder_learns_and_leaves_latents_of_references_as_they_are(fi
 def test_the_flow_learns_where_the_mask_hides_it() -> None:
     clips = torch.rand(1, 2, 3, 16, 16)
     bent = torch.rand(1, 2, 3, 16, 16, requires_grad=True)
-    weight = torch.ones(1, 2, 1, 16, 16)
-    terms = restoration_loss(clips, bent, clips, weight)
+    weight, shift, unknown = torch.ones(1, 2, 1, 16, 16), torch.zeros(1, 2, 2, 8, 8), torch.full((1, 2, 2, 8, 8), NAN)
+    terms = restoration_loss(Restored(clips, bent, shift), clips, weight, unknown)
     assert terms["psnr"] == torch.inf
     terms["loss"].backward()
     assert (bent.grad != 0).float().mean() > 0.5
-    assert restoration_loss(clips, clips, clips, weight)["loss"] == 0
+    assert restoration_loss(Restored(clips, clips, shift), clips, weight, unknown)["loss"] == 0
     target, near, far = torch.zeros(3, 1, 2, 3, 16, 16)
     target[..., 14, 0], near[..., 12, 0], far[..., 1, 0] = 1, 1, 1
 
     def bent_loss(bent: Tensor) -> Tensor:
-        return restoration_loss(target, bent, target, weight)["bent"]
+        return restoration_loss(Restored(target, bent, shift), target, weight, unknown)["bent"]
 
     assert 0 < bent_loss(near) < bent_loss(far)
+
+
+@pytest.mark.parametrize("side", [4, 8, 16])
+def test_known_flow_is_compared_with_and_nothing_else(side: int) -> None:
+    """Of the first clip the flow is known but for a corner, of the second nowhere."""
+    clips, weight = torch.rand(2, 3, 3, 16, 16), torch.ones(2, 3, 1, 16, 16)
+    bent, shift = (torch.zeros(2, 3, c, s, s, requires_grad=True) for c, s in ((3, 16), (2, side)))
+    flow = torch.full((2, 3, 2, 8, 8), 4.0)
+    flow[0, :, :, :4, :4], flow[1] = NAN, NAN
+    terms = restoration_loss(Restored(clips, bent, shift), clips, weight, flow)
+    assert terms["flow"].item() == pytest.approx(4 * (1 - 1 / 4) / 2)
+    terms["loss"].backward()
+    assert not bent.grad[0].any()
+    assert bent.grad[1].any()
+    half = side // 2
+    assert not shift.grad[0, ..., :half, :half].any()
+    assert shift.grad[0, ..., half:, :].all()
+    assert not shift.grad[1].any()
+    assert restoration_loss(Restored(clips, bent, shift + 4), clips, weight, flow)["flow"] == 0
 
 
 def test_crops_and_their_weights_belong_together(tmp_path: Path) -> None:
@@ -126,13 +146,15 @@ def test_crops_and_their_weights_belong_together(tmp_path: Path) -> None:
     marked[..., 1, 2] = 5
     frames = torch.zeros_like(data.frames)
     frames[..., 8:16, 16:24] = 255
-    source = DrawnClips(shard(Scenes(data.portrait, frames, 255 - frames, data.motion, marked), tmp_path))
+    flow = frames[:, :, :2, ::2, ::2].half()
+    source = DrawnClips(shard(Scenes(data.portrait, frames, 255 - frames, data.motion, marked, flow), tmp_path))
     generator = torch.Generator().manual_seed(0)
     for _ in range(8):
-        clips, references, weight = source.clips(2, 5, 16, generator)
+        clips, references, weight, flow = source.clips(2, 5, 16, generator)
         assert clips.shape == (2, 5, 3, 16, 16)
         assert torch.equal(references, 1 - clips)
         assert torch.equal(weight > 0, clips[:, :, :1] > 0)
+        assert torch.equal(flow, 255 * clips[:, :, :2, ::2, ::2])
 
 
 def test_a_run_may_begin_with_another_autoencoders_weights(tmp_path: Path) -> None:

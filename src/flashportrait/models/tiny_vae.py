@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,17 @@ SPATIAL_RATIO = 8
 
 State = dict[int, Tensor]
 """What a stream remembers: for each memory block, by position, its last input frame ``[b c h w]``."""
+
+
+class Restored(NamedTuple):
+    """What training compares with the truth."""
+
+    frames: Tensor
+    """``[b t 3 h w]``, unclamped"""
+    bent: Tensor
+    """``[b t 3 h w]``: the bent references they were made with"""
+    flow: Tensor
+    """``[b t 2 h/u w/u]`` for an upscale of u: how far from each place, right and down in pixels, they were taken"""
 
 
 class MemoryBlock(nn.Module):
@@ -107,20 +118,18 @@ class ReferenceBlend(nn.Module):
         nn.init.zeros_(self.plan.weight)
         nn.init.zeros_(self.plan.bias)
 
-    def forward(self, features: Tensor, decoded: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames and the bent references they were made with, from features, decoded frames and references.
-
-        Features are ``[n c h w]``, decoded frames ``[n 3 h w]``, all others ``[n 3 uh uw]``.
-        """
+    def forward(self, features: Tensor, decoded: Tensor, reference: Tensor) -> Restored:
+        """Frames ``[n 3 uh uw]`` from features ``[n c h w]``, decoded frames ``[n 3 h w]`` and references
+        ``[n 3 uh uw]``."""
         seen = F.pixel_unshuffle(reference.to(features) - 0.5, self.upscale)
         near = F.relu(self.near(torch.cat([features, seen], dim=1)))
         far = F.interpolate(self.far(near), near.shape[-2:], mode="nearest")
         flow, mask, detail = self.plan(F.relu(self.join(near + far))).split([2, 1, 3 * self.upscale**2], dim=1)
         decoded = F.interpolate(decoded, scale_factor=float(self.upscale), mode="nearest")
         decoded = (decoded + F.pixel_shuffle(detail, self.upscale)).float()
-        mask, flow = (self._enlarge(part.float()) for part in (mask.sigmoid(), flow))
-        bent = bend(reference.float(), self.upscale * flow)
-        return decoded + mask * (bent - decoded), bent
+        mask, shift = self._enlarge(mask.sigmoid().float()), self.upscale * flow.float()
+        bent = bend(reference.float(), self._enlarge(shift))
+        return Restored(decoded + mask * (bent - decoded), bent, shift)
 
     def _enlarge(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=float(self.upscale), mode="bilinear") if self.upscale > 1 else x
@@ -337,25 +346,25 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         """
         if self.blend is None:
             return _run(self.decoder, self._denormalised(latents), state)
-        return self._blend_chunk(latents, state, reference)[0]
+        return self._blend_chunk(latents, state, reference).frames
 
     def _denormalised(self, latents: Tensor) -> Tensor:
         statistics = self._statistics(latents)
         return latents if statistics is None else latents * statistics[1] + statistics[0]
 
-    def _blend_chunk(self, latents: Tensor, state: State, reference: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Frames and bent references, ``[b 4n 3 8h 8w]``."""
+    def _blend_chunk(self, latents: Tensor, state: State, reference: Tensor | None) -> Restored:
+        """Frames ``[b 4n 3 8h 8w]`` and what they were made with."""
         b, n, _, h, w = latents.shape
         needed = (b, TEMPORAL_RATIO * n, 3, self.spatial_ratio * h, self.spatial_ratio * w)
         if reference is None or reference.shape != needed:
             found = "none" if reference is None else list(reference.shape)
             raise ValueError(f"this autoencoder decodes beside reference frames {list(needed)}; found {found}")
         features = _run(self.decoder[:-1], self._denormalised(latents), state).flatten(0, 1)
-        frames, bent = self.blend(features, self.decoder[-1](features), reference.flatten(0, 1))
-        return frames.unflatten(0, needed[:2]), bent.unflatten(0, needed[:2])
+        restored = self.blend(features, self.decoder[-1](features), reference.flatten(0, 1))
+        return Restored(*(part.unflatten(0, needed[:2]) for part in restored))
 
-    def restore(self, latents: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """What training compares with the truth: unclamped frames and the bent references they were made with.
+    def restore(self, latents: Tensor, reference: Tensor) -> Restored:
+        """What training compares with the truth.
 
         Args:
             latents: ``[b f c h w]``, decoded all at once.
@@ -367,8 +376,8 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         if self.blend is None:
             raise ValueError("reference_channels is 0: nothing is bent; use decode")
         first = reference[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1)
-        frames, bent = self._blend_chunk(latents, {}, torch.cat([first, reference], dim=1))
-        return frames[:, TEMPORAL_RATIO - 1 :], bent[:, TEMPORAL_RATIO - 1 :]
+        restored = self._blend_chunk(latents, {}, torch.cat([first, reference], dim=1))
+        return Restored(*(part[:, TEMPORAL_RATIO - 1 :] for part in restored))
 
     def encode(self, frames: Tensor, parallel: bool = False, reference: Tensor | None = None) -> Tensor:
         """Frames ``[b t 3 h w]`` in [0, 1] -> latents ``[b f c h/8 w/8]``.

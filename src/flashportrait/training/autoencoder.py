@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flashportrait.models.tiny_vae import MemoryBlock, TimeGrow, TimePool, TinyVideoAutoencoder
+from flashportrait.models.tiny_vae import MemoryBlock, Restored, TimeGrow, TimePool, TinyVideoAutoencoder
 from flashportrait.training.data import DrawnClips, Scenes
 from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
 from flashportrait.training.samples import save_sheet
+
+FLOW_PRICE = 0.1
+"""Of one pixel by which flow is off, in colours, whose range is 1."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,12 @@ def _carry_colour(weight: Tensor, time_stride: int, mean: bool = False) -> None:
 
 
 def autoencoder_loss(
-    module: TinyVideoAutoencoder, clips: Tensor, references: Tensor, weight: Tensor, config: AutoencoderConfig
+    module: TinyVideoAutoencoder,
+    clips: Tensor,
+    references: Tensor,
+    weight: Tensor,
+    flow: Tensor,
+    config: AutoencoderConfig,
 ) -> dict[str, Tensor]:
     """What is lost between clips and themselves restored from noisy latents, and the price of the latents' power.
 
@@ -92,33 +100,44 @@ def autoencoder_loss(
         clips: ``[b 4k+1 3 h w]`` in [0, 1].
         references: the portrait turned as in each frame, of the same shape.
         weight: of each pixel, ``[b 4k+1 1 h w]``.
+        flow: from the references, as ``restoration_loss`` takes it.
     """
     latents = module.encode(clips, parallel=True, reference=references)
     level = config.latent_noise * torch.rand(len(clips), 1, 1, 1, 1, device=clips.device)
     noisy = latents + level * torch.randn_like(latents)
-    terms = restoration_loss(*module.restore(noisy, references), clips, weight**config.focus)
+    terms = restoration_loss(module.restore(noisy, references), clips, weight**config.focus, flow)
     power = latents.float().square().mean()
     return terms | {"loss": terms["loss"] + config.latent_power * power, "latent_power": power}
 
 
-def restoration_loss(restored: Tensor, bent: Tensor, clips: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Absolute error of colours, of differences between neighbours at three scales, and of change over time.
+def restoration_loss(restored: Restored, clips: Tensor, weight: Tensor, flow: Tensor) -> dict[str, Tensor]:
+    """Absolute error of colours, of differences between neighbours at three scales, of change over time, and of flow.
 
-    Differences weigh edges (eyelids, lips) as much as areas. Bent references are compared with the truth by
-    themselves, too, at four scales: so the flow learns where the mask would leave it unseen, and from afar.
+    Differences weigh edges (eyelids, lips) as much as areas. The flow is judged apart from the frames: so it learns
+    where the mask would leave it unseen, too. Where the true one is known it is compared with that, and not at all
+    inside mouths and between lids, which the reference doesn't show: judged by its picture there, it drags lips and
+    lids over them. Of clips without any, bent references are compared with the truth, at four scales, which lets the
+    flow find its way from afar.
 
     Args:
-        restored, bent, clips: ``[b t 3 h w]``.
+        restored: of clips ``[b t 3 h w]``.
+        clips: the truth.
         weight: of each pixel, ``[b t 1 h w]``.
+        flow: the true one, at any number of rows and columns, ``[b t 2 ? ?]``, in pixels; NaN where it is unknown.
     """
     weight = weight / weight.mean()
-    error = restored - clips
+    error = restored.frames - clips
     colour = (weight * error.abs()).mean()
     motion = (weight[:, 1:] * error.diff(dim=1).abs()).mean()
     edges = _edge_loss(error.flatten(0, 1), weight.flatten(0, 1))
-    flow = _colour_loss((bent - clips).flatten(0, 1), weight.flatten(0, 1))
-    psnr = -10 * torch.log10(F.mse_loss(restored.detach().clamp(0, 1), clips))
-    return {"loss": colour + 2 * edges + motion + flow, "psnr": psnr, "bent": flow}
+    found = F.interpolate(restored.flow.flatten(0, 1), flow.shape[-2:], mode="area").view_as(flow)
+    known = flow.isfinite()
+    pixels = F.interpolate(weight.flatten(0, 1), flow.shape[-2:], mode="area").unflatten(0, flow.shape[:2])
+    off = (pixels * torch.where(known, found - flow, 0).abs()).mean()
+    unknown = ~known.flatten(1).any(1).view(-1, 1, 1, 1, 1)
+    bent = _colour_loss((unknown * (restored.bent - clips)).flatten(0, 1), weight.flatten(0, 1))
+    psnr = -10 * torch.log10(F.mse_loss(restored.frames.detach().clamp(0, 1), clips))
+    return {"loss": colour + 2 * edges + motion + bent + FLOW_PRICE * off, "psnr": psnr, "bent": bent, "flow": off}
 
 
 def _colour_loss(error: Tensor, weight: Tensor, scales: int = 4) -> Tensor:
@@ -218,10 +237,10 @@ def train_autoencoder(
 
     truths, shown = held_out.frames.float() / 255, held_out.reference.float() / 255
 
-    def loss(batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
-        clips, references, weight = (part.to(device) for part in batch)
+    def loss(batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        clips, references, weight, flow = (part.to(device) for part in batch)
         with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
-            return autoencoder_loss(module, clips, references, weight, config)
+            return autoencoder_loss(module, clips, references, weight, flow, config)
 
     @torch.no_grad()
     def sample(averaged: nn.Module, step: int) -> dict[str, float]:

@@ -39,6 +39,9 @@ the frames between are cheap, but teach it little."""
 SCENES_TOGETHER = 8
 """Drawn people that a GPU draws in one pass: 13 frames of 256 px of each take some 4 GB there."""
 
+FLOW_RATIO = 2
+"""Rows and columns of a frame for each of its kept flow, which is smooth."""
+
 CROP_FOCUS = 4.0
 """How much more often crops show lips and eyes than what their scenes give less weight."""
 
@@ -90,15 +93,32 @@ class Scenes(TensorRecord):
     """[n t 57] float32 motion rows; head displacement and scale are relative to the portrait's"""
     weight: Tensor
     """[n t 1 s/8 s/8] float16: 1, more on the face, most on lips and eyes"""
+    flow: Tensor
+    """[n t 2 s/2 s/2] float16: how far from its place, right and down in pixels of the frame, the reference shows what
+    is seen there; NaN where it doesn't, or where nobody knows"""
 
     @classmethod
     def from_pictures(
-        cls, portrait: Tensor, frames: Tensor, reference: Tensor, motion: Tensor, weight: Tensor
+        cls,
+        portrait: Tensor,
+        frames: Tensor,
+        reference: Tensor,
+        motion: Tensor,
+        weight: Tensor,
+        flow: Tensor | None = None,
     ) -> Scenes:
-        """Pictures in [0, 1] and weights ``[n t 1 s s]``."""
-        pooled = F.avg_pool2d(weight.flatten(0, 1), SPATIAL_RATIO).unflatten(0, weight.shape[:2])
+        """Pictures in [0, 1], weights ``[n t 1 s s]`` and, where it is known, flow ``[n t 2 s s]``."""
         pictures = (to_bytes(given) for given in (portrait, frames, reference))
-        return cls(*pictures, motion.float().cpu(), pooled.half().cpu())
+        if flow is None:
+            flow = torch.full_like(frames[:, :, :2], torch.nan)
+        return cls(
+            *pictures, motion.float().cpu(), _pooled(weight, SPATIAL_RATIO).cpu(), _pooled(flow, FLOW_RATIO).cpu()
+        )
+
+
+def _pooled(maps: Tensor, ratio: int) -> Tensor:
+    """Means over ``ratio`` x ``ratio`` pixels of ``[n t c h w]``, as float16."""
+    return F.avg_pool2d(maps.flatten(0, 1), ratio).unflatten(0, maps.shape[:2]).half()
 
 
 def to_bytes(pictures: Tensor) -> Tensor:
@@ -212,7 +232,9 @@ class PhotoScenes:
         turned = rig.turn(drawn.motion[:, : len(HEAD_POSE_NAMES)], size)
         portrait = F.interpolate(photo.image[None], (size, size), mode="bilinear", antialias=True)
         weight = loss_weight(drawn.face_mask, drawn.lip_mask, drawn.eye_mask)
-        return Scenes.from_pictures(portrait, drawn.frames[None], turned[None], drawn.motion[None], weight[None])
+        return Scenes.from_pictures(
+            portrait, drawn.frames[None], turned[None], drawn.motion[None], weight[None], drawn.flow[None]
+        )
 
 
 def scene_places(paths: Iterable[Path]) -> list[tuple[Path, int]]:
@@ -231,6 +253,19 @@ def read_scene(path: Path, index: int, names: Sequence[str], frames: slice = sli
         return [shard.get_slice(name)[index : index + 1, frames] for name in names]
 
 
+def draw_corner(weight: Tensor, side: int, generator: torch.Generator | None = None) -> tuple[int, int]:
+    """Top row and left column of a crop, ``side`` long, of a clip's weights ``[t 1 h w]``.
+
+    Its middle is drawn with odds of the weight there to the power ``CROP_FOCUS``, and moved to keep it inside.
+    """
+    odds = weight[:, 0].mean(0) ** CROP_FOCUS
+    row, column = divmod(int(torch.multinomial(odds.flatten(), 1, generator=generator)), odds.shape[1])
+    top, left = (
+        min(max(place - side // 2, 0), length - side) for place, length in zip((row, column), odds.shape, strict=True)
+    )
+    return top, left
+
+
 class DrawnClips:
     """Clips of scenes already drawn, as the autoencoder's training wants them; pictures stay on disk until needed."""
 
@@ -239,30 +274,28 @@ class DrawnClips:
         with safe_open(self._places[0][0], "pt") as shard:
             self._frames = shard.get_slice("frames").get_shape()[1]
 
-    def clips(self, count: int, frames: int, crop: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Clips and their references ``[count frames 3 crop crop]`` in [0, 1], weights ``[count frames 1 crop crop]``.
-
-        A crop's middle is drawn with odds of the weight there to the power ``CROP_FOCUS``.
-        """
+    def clips(self, count: int, frames: int, crop: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Clips and their references ``[count frames 3 crop crop]`` in [0, 1], weights ``[count frames 1 crop crop]``
+        and flow ``[count frames 2 crop/2 crop/2]``."""
         start = int(torch.randint(0, self._frames - frames + 1, (), generator=generator))
         chosen = torch.randint(0, len(self._places), (count,), generator=generator).tolist()
         span = slice(start, start + frames)
         clips = [self._clip(*self._places[index], span, crop, generator) for index in chosen]
-        pictures, references, weight = (torch.cat(part) for part in zip(*clips, strict=True))
-        weight = weight.float().repeat_interleave(SPATIAL_RATIO, -1).repeat_interleave(SPATIAL_RATIO, -2)
-        return pictures.float() / 255, references.float() / 255, weight
+        pictures, references, weight, flow = (torch.cat(part).float() for part in zip(*clips, strict=True))
+        weight = weight.repeat_interleave(SPATIAL_RATIO, -1).repeat_interleave(SPATIAL_RATIO, -2)
+        return pictures / 255, references / 255, weight, flow
 
     @staticmethod
     def _clip(path: Path, index: int, span: slice, crop: int, generator: torch.Generator) -> list[Tensor]:
-        pictures, references, weight = read_scene(path, index, ("frames", "reference", "weight"), span)
-        odds, side = weight[0, :, 0].float().mean(0) ** CROP_FOCUS, crop // SPATIAL_RATIO
-        middle = int(torch.multinomial(odds.flatten(), 1, generator=generator))
-        top, left = (min(max(place - side // 2, 0), len(odds) - side) for place in divmod(middle, len(odds)))
+        pictures, references, weight, flow = read_scene(path, index, ("frames", "reference", "weight", "flow"), span)
+        side = crop // SPATIAL_RATIO
+        top, left = draw_corner(weight[0].float(), side, generator)
 
         def cut(part: Tensor, pixels: int) -> Tensor:
             return part[..., pixels * top : pixels * (top + side), pixels * left : pixels * (left + side)]
 
-        return [cut(pictures, SPATIAL_RATIO), cut(references, SPATIAL_RATIO), cut(weight, 1)]
+        rows = SPATIAL_RATIO // FLOW_RATIO
+        return [cut(pictures, SPATIAL_RATIO), cut(references, SPATIAL_RATIO), cut(weight, 1), cut(flow, rows)]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from flashportrait.errors import UserError
 from flashportrait.models.tiny_vae import TEMPORAL_RATIO, TinyVideoAutoencoder
 from flashportrait.training.autoencoder import restoration_loss
-from flashportrait.training.data import CROP_FOCUS, LatentScenes, Scenes, scene_places
+from flashportrait.training.data import LatentScenes, Scenes, draw_corner, scene_places
 from flashportrait.training.flow import FlowConfig, PortraitModel, own_answers, sample_latents
 from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
 from flashportrait.training.samples import save_sheet
@@ -78,8 +78,7 @@ def picture_loss(
 ) -> dict[str, Tensor]:
     """The autoencoder's loss on scenes decoded from the transformer's answers or, a share of them, from true latents.
 
-    Scenes are cut to the flow's number of latent frames, from their beginning. Each is then cropped: a crop's middle is
-    drawn with odds of the weight there to the power ``CROP_FOCUS``.
+    Scenes are cut to the flow's number of latent frames, from their beginning, and each to a crop of its own.
     """
     latents = latents.slice(0, flow.latent_frames)
     true = round(config.true_share * len(latents))
@@ -98,22 +97,21 @@ def picture_loss(
             torch.cat([noisy, answers]),
             scenes.reference[:, shown],
             scenes.frames[:, shown],
+            scenes.flow[:, shown].float(),
             strict=True,
         )
     ]
-    weight, given, reference, frames = (torch.stack(part) for part in zip(*crops, strict=True))
+    weight, given, reference, frames, true_flow = (torch.stack(part) for part in zip(*crops, strict=True))
     ratio = frames.shape[-1] // weight.shape[-1]
     weight = (weight**config.focus).repeat_interleave(ratio, -1).repeat_interleave(ratio, -2)
     restored = vae.restore(given, reference.float() / 255)
-    return restoration_loss(*restored, frames.float() / 255, weight)
+    return restoration_loss(restored, frames.float() / 255, weight, true_flow)
 
 
 def _crop(config: FinishConfig, weight: Tensor, *parts: Tensor) -> list[Tensor]:
     """``crop`` rows and columns of weights ``[t 1 h w]``, 0 in its margin, and what they show of the parts."""
     side, rows = config.crop, weight.shape[-1]
-    odds = (weight[:, 0].mean(0) ** CROP_FOCUS).flatten()
-    middle = divmod(int(torch.multinomial(odds, 1)), rows)
-    corner = [min(max(place - side // 2, 0), rows - side) for place in middle]
+    corner = draw_corner(weight, side)
     judged = torch.zeros_like(weight)
     # A side that is the picture's own is not cut, and needs no margin.
     inner = [
