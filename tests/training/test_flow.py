@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from flashportrait.errors import UserError
+from flashportrait.face.motion import BLENDSHAPE_NAMES
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.training.data import (
     LatentScenes,
@@ -78,6 +79,14 @@ def test_keyframes_glide_between_poses() -> None:
     rows = sample_motion("keyframes", 50, torch.Generator().manual_seed(0))
     assert rows.shape == (50, 57)
     assert rows.diff(dim=0).abs().max() < 0.5 * (rows.amax(0) - rows.amin(0)).max()
+
+
+def test_every_other_expression_of_wide_motion_opens_the_mouth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.cat([sample_motion("wide", 40, generator, spacing=(1, 1)) for _ in range(8)])
+    jaw = rows[:, 6 + BLENDSHAPE_NAMES.index("jawOpen")].unflatten(0, (-1, 2)).mean(0)
+    assert jaw[0] < 0.25
+    assert jaw[1] > max(0.4, 2 * jaw[0])
 
 
 PLAIN = replace(TOY, starts=0.0, refinements=0.0)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import Self
 
+from flashportrait.avatars.controls import COLUMNS
 from flashportrait.avatars.identity import Identity, sample_identities
 from flashportrait.avatars.performance import sample_performance
 from flashportrait.avatars.renderer import render
@@ -29,8 +30,12 @@ from flashportrait.models.tiny_vae import SPATIAL_RATIO, TEMPORAL_RATIO, TinyVid
 from flashportrait.rig.photo import RIG_PIXELS, PhotoRig
 from flashportrait.training.photos import PhotoSet, fit_motion
 
-PERFORMANCE_MIX = {"talking": 0.1, "mixed": 0.08, "large": 0.1, "calm": 0.02, "keyframes": 0.7}
-"""Shares of the kinds of motion. ``keyframes`` glides between unrelated expressions, so that every corner is seen."""
+PERFORMANCE_MIX = {"talking": 0.1, "mixed": 0.08, "large": 0.1, "calm": 0.02, "keyframes": 0.5, "wide": 0.2}
+"""Shares of the kinds of motion. ``keyframes`` glides between unrelated expressions, so that every corner is seen;
+``wide`` does, too, and every other one opens the mouth wide, which is hardest to follow."""
+
+WIDEST_OF = 4
+"""Expressions from which ``wide`` takes the one whose jaw is open the most."""
 
 KEYFRAME_SPACING = (3, 8)
 """Least and greatest number of frames from one expression to the next. A network meets as many expressions as glides;
@@ -135,17 +140,26 @@ class SceneSource(Protocol):
 def sample_motion(
     kind: str, frames: int, generator: torch.Generator, spacing: tuple[int, int] = KEYFRAME_SPACING
 ) -> Tensor:
-    """Motion rows ``[frames 57]`` of one kind of ``PERFORMANCE_MIX``; ``spacing`` is that of keyframes."""
-    if kind != "keyframes":
+    """Motion rows ``[frames 57]`` of one kind of ``PERFORMANCE_MIX``; ``spacing`` is that of expressions to glide
+    between."""
+    if kind not in ("keyframes", "wide"):
         return sample_performance(frames, kind=kind, generator=generator)
     least, greatest = spacing
     glide = int(torch.randint(least, greatest + 1, (1,), generator=generator))
     keys = sample_performance(frames // glide + 2, kind="random", generator=generator)
+    if kind == "wide":
+        keys[1::2] = _wide_mouths(len(keys[1::2]), generator)
     position = torch.arange(frames) / glide
     index = position.long()
     share = (position - index).unsqueeze(1)
     share = share * share * (3 - 2 * share)
     return keys[index] * (1 - share) + keys[index + 1] * share
+
+
+def _wide_mouths(count: int, generator: torch.Generator) -> Tensor:
+    """Expressions ``[count 57]``, each of ``WIDEST_OF`` the one whose jaw is open the most."""
+    drawn = sample_performance(WIDEST_OF * count, kind="random", generator=generator).unflatten(0, (count, -1))
+    return drawn[torch.arange(count), drawn[:, :, COLUMNS["jawOpen"]].argmax(1)]
 
 
 def draw_kind(generator: torch.Generator) -> str:
