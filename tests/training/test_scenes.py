@@ -4,8 +4,10 @@ from dataclasses import fields
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from flashportrait.avatars.identity import Identity, sample_identities
+from flashportrait.errors import UserError
 from flashportrait.rig.mesh import average_landmarks
 from flashportrait.rig.photo import GUIDE_REACH, PhotoRig, head_pose_limits
 from flashportrait.training.data import AvatarScenes, Scenes
@@ -25,6 +27,16 @@ def test_joined_identities_are_their_parts():
     joined = Identity.join([three[0], three[1:]])
     for field in fields(Identity):
         assert torch.equal(getattr(joined, field.name), getattr(three, field.name)), field.name
+
+
+def test_scenes_of_an_older_version_are_refused(tmp_path):
+    frames, rows = torch.zeros(1, 5, 3, 16, 16), torch.zeros(1, 5, 57)
+    scenes = Scenes.from_pictures(frames[:, 0], frames, frames, rows, torch.ones(1, 5, 1, 16, 16))
+    old = {field.name: getattr(scenes, field.name) for field in fields(Scenes) if field.name != "flow"}
+    save_file(old, tmp_path / "old.safetensors")
+    for read in (Scenes.load, lambda path: Scenes.read(path, 0)):
+        with pytest.raises(UserError, match=r"old.safetensors lacks flow.*anew"):
+            read(tmp_path / "old.safetensors")
 
 
 @pytest.mark.parametrize("together", [1, 2, 5])

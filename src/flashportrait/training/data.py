@@ -72,7 +72,11 @@ class TensorRecord:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        return cls(**load_file(path))
+        """Raises ``UserError`` where something is missing."""
+        tensors = load_file(path)
+        names = [field.name for field in fields(cls)]
+        _check_names(path, tensors, names)
+        return cls(*(tensors[name] for name in names))
 
     @classmethod
     def read(cls, path: Path, index: int) -> Self:
@@ -262,8 +266,13 @@ def scene_places(paths: Iterable[Path]) -> list[tuple[Path, int]]:
 
 
 def read_scene(path: Path, index: int, names: Sequence[str], frames: slice = slice(None)) -> list[Tensor]:
-    """Some tensors of one scene, ``[1 t ...]``, without reading the others; ``frames`` are cut from each of them."""
+    """Some tensors of one scene, ``[1 t ...]``, without reading the others; ``frames`` are cut from each of them.
+
+    Raises:
+        UserError: the file lacks one of them.
+    """
     with safe_open(path, "pt") as shard:
+        _check_names(path, shard.keys(), names)
         return [shard.get_slice(name)[index : index + 1, frames] for name in names]
 
 
@@ -278,6 +287,12 @@ def draw_corner(weight: Tensor, side: int, generator: torch.Generator | None = N
         min(max(place - side // 2, 0), length - side) for place, length in zip((row, column), odds.shape, strict=True)
     )
     return top, left
+
+
+def _check_names(path: Path, found: Iterable[str], needed: Iterable[str]) -> None:
+    missing = sorted(set(needed) - set(found))
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: it is of an older version; delete it and make it anew")
 
 
 class DrawnClips:
