@@ -203,7 +203,7 @@ class PhotoRig:
         frames = _soften_edges(frames, self.opening[covered])
         turned = self._corners(self.head.expand(len(head), -1, -1), motion[:, :6], size)[..., :2]
         flow = _positions(index, turned.mT @ maps, 1.0) - _pixel_centres(size, index.device)
-        flow = flow.masked_fill(self.opening[covered].unsqueeze(1), torch.nan)
+        flow = flow.masked_fill(self.opening[covered].unsqueeze(-1), torch.nan).permute(0, 3, 1, 2)
         masks = [
             (flags[covered] & (index >= 0)).unsqueeze(1).to(frames.dtype)
             for flags in (self.is_face, self.is_lip, self.is_eye)
@@ -304,9 +304,9 @@ class PhotoRig:
             self._smoothed[covered] = F.avg_pool2d(self.atlas, covered, stride=1)
         atlas = self._smoothed[covered]
         shift = self.margin - (covered - 1) / 2
-        grid = _positions(index, affine, pixel).permute(0, 2, 3, 1) + shift
+        grid = _positions(index, affine, pixel) + shift
         grid = grid * (2 / grid.new_tensor([atlas.shape[2], atlas.shape[1]])) - 1
-        colours = F.grid_sample(atlas[None], grid.reshape(1, -1, size, 2), padding_mode="border", align_corners=False)
+        colours = F.grid_sample(atlas[None], grid.view(1, -1, size, 2), padding_mode="border", align_corners=False)
         return colours.view(3, *index.shape).transpose(0, 1)
 
 
@@ -323,22 +323,22 @@ def animate_photo(image: Tensor, landmarks: Tensor, own_row: Tensor, motion: Ten
 def _positions(index: Tensor, affine: Tensor, bare: float) -> Tensor:
     """Where pixel centres [t s s] are mapped to by ``affine`` [t f 2 3] of the triangles ``index`` that cover them.
 
-    Those that none covers (-1) go to ``bare`` times their own place. Returns [t 2 s s], x and y.
+    Those that none covers (-1) go to ``bare`` times their own place. Returns [t s s 2], x and y.
     """
     frames, count = affine.shape[:2]
     start = torch.arange(frames, device=index.device)[:, None, None] * count
     triangle = (index.clamp_min(0) + start).flatten()
     plane = affine.flatten(0, 1).permute(1, 2, 0).flatten(0, 1).contiguous()[:, triangle].view(6, *index.shape)
-    x, y = _pixel_centres(index.shape[-1], index.device)
+    x, y = _pixel_centres(index.shape[-1], index.device).unbind(-1)
     across = torch.where(index < 0, bare * x, plane[0] * x + plane[1] * y + plane[2])
     along = torch.where(index < 0, bare * y, plane[3] * x + plane[4] * y + plane[5])
-    return torch.stack((across, along), 1)
+    return torch.stack((across, along), -1)
 
 
 def _pixel_centres(size: int, device: torch.device) -> Tensor:
-    """x and y of every pixel's centre [2 size size]."""
+    """x and y of every pixel's centre [size size 2]."""
     middle = torch.arange(size, device=device) + 0.5
-    return torch.stack(torch.meshgrid(middle, middle, indexing="xy"))
+    return torch.stack(torch.meshgrid(middle, middle, indexing="xy"), -1)
 
 
 def _soften_edges(frames: Tensor, opening: Tensor) -> Tensor:
