@@ -276,6 +276,13 @@ def read_scene(path: Path, index: int, names: Sequence[str], frames: slice = sli
         return [shard.get_slice(name)[index : index + 1, frames] for name in names]
 
 
+def _check_names(path: Path, found: Iterable[str], needed: Iterable[str]) -> None:
+    """Raises ``UserError`` where a file lacks something that is needed of it."""
+    missing = sorted(set(needed) - set(found))
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: it is of an older version; delete it and make it anew")
+
+
 def draw_corner(weight: Tensor, side: int, generator: torch.Generator | None = None) -> tuple[int, int]:
     """Top row and left column of a crop, ``side`` long, of a clip's weights ``[t 1 h w]``.
 
@@ -287,12 +294,6 @@ def draw_corner(weight: Tensor, side: int, generator: torch.Generator | None = N
         min(max(place - side // 2, 0), length - side) for place, length in zip((row, column), odds.shape, strict=True)
     )
     return top, left
-
-
-def _check_names(path: Path, found: Iterable[str], needed: Iterable[str]) -> None:
-    missing = sorted(set(needed) - set(found))
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}: it is of an older version; delete it and make it anew")
 
 
 class DrawnClips:
