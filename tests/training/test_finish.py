@@ -92,6 +92,25 @@ def test_only_what_a_crop_shows_whole_is_judged(crop: int, margin: int, judged: 
     assert touched.any(0).sum() == touched.any(1).sum() == judged
 
 
+def test_features_come_from_true_latents_and_whole_pictures_from_answers() -> None:
+    """One corner weighs 9 and the rest 1: true latents' crops always show it, answers' don't."""
+    scenes, latents = toy_scenes(2)
+    scenes.weight.fill_(1)[..., :2, :2] = 9
+    config, vae = FinishConfig(crop=3, margin=0, true_share=0.5, focus=1, answers_focus=0.5), toy_autoencoder()
+    shown = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        with patch.object(finish, "restoration_loss") as loss:
+            picture_loss(vae, Truth(), scenes, latents, config, FLOW)
+        weight = loss.call_args.args[2]
+        assert torch.allclose(weight.mean((1, 2, 3, 4)), torch.ones(2))
+        shown.append((weight.amax((1, 2, 3, 4)) / weight.amin((1, 2, 3, 4))).tolist())
+    true, answers = zip(*shown, strict=True)
+    assert true.count(9) > 36
+    assert set(answers) == {1.0, 3.0}
+    assert answers.count(1.0) > 20
+
+
 def test_what_pictures_lose_reaches_the_decoder_alone() -> None:
     vae, model = toy_autoencoder(), PortraitModel(FLOW)
     torch.nn.init.normal_(vae.blend.plan.weight, std=0.1)

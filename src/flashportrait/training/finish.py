@@ -4,7 +4,8 @@ Until here it learned to restore pictures from true latents. A small transformer
 clip, and a decoder that has only met true ones makes smears of the difference. So it goes on with both kinds.
 Transformer and encoders, and so the latents, stay as they are: trained by pictures as well, the transformer gained
 nothing that it had not, and lost where it met fewer scenes. Answers are taken without guidance: what guidance
-overstates a decoder learns to take back, and expression with it (docs/experiments.md has both).
+overstates a decoder learns to take back, and expression with it (docs/experiments.md has both). For the same reason
+lips and eyes are learned from true latents, and whole pictures from answers.
 """
 
 from __future__ import annotations
@@ -37,12 +38,15 @@ class FinishConfig:
     margin: int = 1
     """Rows and columns of latents along the cut sides of a crop that are not judged: what made them is missing."""
     lr: float = 6e-4
-    true_share: float = 0.35
-    """Share of scenes decoded from their true latents, with noise; the others from the transformer's answers."""
+    true_share: float = 0.6
+    """Share of scenes decoded from their true latents, with noise, and cropped around lips and eyes; the others are
+    decoded from the transformer's answers and cropped anywhere."""
     latent_noise: float = 0.15
     """Largest standard deviation of noise on true latents."""
-    focus: float = 2.0
-    """Exponent of the loss weights: above 1, lips and eyes count for more than their scenes say."""
+    focus: float = 3.0
+    """Exponent of the loss weights of true latents: above 1, lips and eyes count for more than their scenes say."""
+    answers_focus: float = 0.5
+    """The same for answers: below 1, hair and shoulders count for more."""
 
 
 def scene_batches(folder: Path, batch: int, generator: torch.Generator) -> Iterator[tuple[Scenes, LatentScenes]]:
@@ -91,27 +95,35 @@ def picture_loss(
     weight = scenes.weight[:, shown].float()
     weight = F.avg_pool2d(weight.flatten(0, 1), weight.shape[-1] // given.shape[-1]).unflatten(0, weight.shape[:2])
     crops = [
-        _crop(config, *parts)
-        for parts in zip(
-            weight,
-            torch.cat([noisy, answers]),
-            scenes.reference[:, shown],
-            scenes.frames[:, shown],
-            scenes.flow[:, shown].float(),
-            strict=True,
+        _crop(config, index >= true, *parts)
+        for index, parts in enumerate(
+            zip(
+                weight,
+                torch.cat([noisy, answers]),
+                scenes.reference[:, shown],
+                scenes.frames[:, shown],
+                scenes.flow[:, shown].float(),
+                strict=True,
+            )
         )
     ]
     weight, given, reference, frames, true_flow = (torch.stack(part) for part in zip(*crops, strict=True))
     ratio = frames.shape[-1] // weight.shape[-1]
-    weight = (weight**config.focus).repeat_interleave(ratio, -1).repeat_interleave(ratio, -2)
+    weight = torch.cat([weight[:true] ** config.focus, weight[true:] ** config.answers_focus])
+    # Of mean 1 in each crop: else those of mouths would drown the others.
+    weight = weight / weight.mean((1, 2, 3, 4), keepdim=True)
+    weight = weight.repeat_interleave(ratio, -1).repeat_interleave(ratio, -2)
     restored = vae.restore(given, reference.float() / 255)
     return restoration_loss(restored, frames.float() / 255, weight, true_flow)
 
 
-def _crop(config: FinishConfig, weight: Tensor, *parts: Tensor) -> list[Tensor]:
-    """``crop`` rows and columns of weights ``[t 1 h w]``, 0 in its margin, and what they show of the parts."""
+def _crop(config: FinishConfig, anywhere: bool, weight: Tensor, *parts: Tensor) -> list[Tensor]:
+    """``crop`` rows and columns of weights ``[t 1 h w]``, 0 in its margin, and what they show of the parts.
+
+    They lie around what weighs most, or ``anywhere``.
+    """
     side, rows = config.crop, weight.shape[-1]
-    corner = draw_corner(weight, side)
+    corner = draw_corner(torch.ones_like(weight) if anywhere else weight, side)
     judged = torch.zeros_like(weight)
     # A side that is the picture's own is not cut, and needs no margin.
     inner = [
