@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
+from flashportrait.media.writer import VideoWriter
 from toys import toy_pipeline
 
 
@@ -29,7 +30,8 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def portrait(tmp_path: Path) -> Path:
     """A picture of nobody."""
     path = tmp_path / "portrait.png"
-    Image.effect_noise((64, 64), 80).convert("RGB").save(path)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
     return path
 
 
@@ -40,6 +42,20 @@ def template(tmp_path: Path) -> Path:
     rows = np.random.default_rng(0).uniform(0, 0.5, (11, BLENDSHAPES.width)).astype(np.float32)
     MotionFeatures(rows, Fraction(30000, 1001)).save(path)
     return path
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Frames as they are handed to the encoder, all runs' one after another."""
+    frames: list[np.ndarray] = []
+    write = VideoWriter.write
+
+    def keep(self: VideoWriter, frame: np.ndarray) -> None:
+        frames.append(frame.copy())
+        write(self, frame)
+
+    monkeypatch.setattr(VideoWriter, "write", keep)
+    return frames
 
 
 @pytest.fixture

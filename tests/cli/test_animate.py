@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from clips import make_clip, video_times
+from clips import SAME_PICTURES, make_clip, mean_difference, video_times
 from flashportrait.cli import main
 from flashportrait.media.provenance import is_marked
 from flashportrait.media.reader import VideoReader
@@ -87,17 +87,14 @@ def test_compare_sets_portrait_driver_and_result_side_by_side(
     assert VideoReader(out).info.width == 64
 
 
-def test_the_seed_alone_decides(toy_model: Path, portrait: Path, template: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.mp4"
-
-    def frames(seed: int) -> np.ndarray:
+def test_the_seed_alone_decides(
+    toy_model: Path, portrait: Path, template: Path, tmp_path: Path, written: list[np.ndarray]
+) -> None:
+    for seed in (3, 3, 4):
         options = ["--seed", seed, "--dtype", "float32", "--quiet"]
-        assert animate(toy_model, portrait, template, "-o", out, *options) == 0
-        return np.stack(list(VideoReader(out))).astype(int)
-
-    # Not to the bit: the last one of a product depends on more than its factors on some processors. In bfloat16, and
-    # with a toy's random weights, that can be seen.
-    assert np.abs(frames(3) - frames(3)).mean() < 0.02 < np.abs(frames(3) - frames(4)).mean()
+        assert animate(toy_model, portrait, template, "-o", tmp_path / "out.mp4", *options) == 0
+    first, again, other = written[:11], written[11:22], written[22:]
+    assert mean_difference(again, first) < SAME_PICTURES < mean_difference(other, first)
 
 
 def test_settings_reach_the_pipeline(

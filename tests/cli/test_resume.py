@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clips import SAME_PICTURES, mean_difference
 from flashportrait import workdir
 from flashportrait.cli import build_parser, main
 from flashportrait.cli.work import NOT_KEPT, PATHS, start_work, stored_arguments
@@ -19,7 +20,8 @@ from flashportrait.media.writer import VideoWriter
 def words(toy_model: Path, portrait: Path, template: Path, tmp_path: Path) -> list[str]:
     """An `animate` of two windows, one after the other."""
     options = ["--window", "2", "--overlap", "1", "--schedule", "causal", "--model", str(toy_model), "--device", "cpu"]
-    return ["animate", str(portrait), str(template), "-o", str(tmp_path / "out.mp4"), *options]
+    precision = ["--dtype", "float32"]  # in bfloat16 the last bit can show
+    return ["animate", str(portrait), str(template), "-o", str(tmp_path / "out.mp4"), *options, *precision]
 
 
 def interrupt(words: list[str], monkeypatch: pytest.MonkeyPatch, error: BaseException, frame: int = 7) -> int:
@@ -37,17 +39,17 @@ def interrupt(words: list[str], monkeypatch: pytest.MonkeyPatch, error: BaseExce
         return main(words)
 
 
-def frames(path: Path) -> np.ndarray:
-    return np.stack(list(VideoReader(path)))
-
-
 def test_ctrl_c_keeps_the_progress_and_resume_gives_the_same_video(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    written: list[np.ndarray],
 ) -> None:
     out, work = tmp_path / "out.mp4", tmp_path / "out.mp4.work"
     assert main([*words, "--quiet"]) == 0
     assert not work.exists()
-    whole = frames(out)
+    whole = written[:]
     out.unlink()
 
     assert interrupt(words, monkeypatch, KeyboardInterrupt()) == 130
@@ -56,11 +58,13 @@ def test_ctrl_c_keeps_the_progress_and_resume_gives_the_same_video(
     assert list(work.glob("window-*.safetensors"))
 
     monkeypatch.chdir("/")
+    written.clear()
     assert main(["resume", str(work), "--json", "--quiet"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["frames"] == 11
     assert told["steps_computed"] < 2 * told["windows"]
-    assert (frames(out) == whole).all()
+    assert mean_difference(written, whole) < SAME_PICTURES
+    assert VideoReader(out).info.frames == 11
     assert not work.exists()
 
 
