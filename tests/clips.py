@@ -121,18 +121,3 @@ def beep_onsets(path: Path) -> list[float]:
                     onsets.append(time)
                 quiet_since = time
     return onsets
-
-
-SAME_PICTURES = 0.01
-"""The greatest `mean_difference` of two runs that should make the same frames.
-
-On some processors the last bit of a product depends on more than its factors, so now and then a value is rounded the
-other way. Judged before encoding: one value of a toy's 33,792 that differs by one can make x264 choose otherwise, and
-then whole blocks differ, by .16 on average where another seed makes .15.
-"""
-
-
-def mean_difference(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    """Of as many frames, uint8 [h w 3], in levels of 255."""
-    assert len(found) == len(expected), (len(found), len(expected))
-    return float(np.abs(np.stack(found).astype(int) - np.stack(expected)).mean())
