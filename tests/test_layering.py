@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "flow": {"errors", "models", "weights", "face", "rig", "media", "sampling"},
     "training": {"errors", "models", "weights", "face", "rig", "avatars", "sampling"},
     "evaluation": {"errors", "models", "weights", "face", "rig", "media", "sampling", "avatars", "flow"},
+    "job": {"errors", "models", "weights", "face", "rig", "media", "sampling", "flow", "evaluation"},
     "cli": {
         "errors",
         "models",
@@ -38,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
         "flow",
         "training",
         "evaluation",
+        "job",
     },
 }
 """Part -> the parts it may import. ``flow`` is the pipeline and the modules beside it."""

@@ -13,6 +13,10 @@ _EXPORTS = {
     "AdaptiveLatentPrediction": "flashportrait.sampling.predictor",
     "VideoReader": "flashportrait.media.reader",
     "VideoWriter": "flashportrait.media.writer",
+    "Job": "flashportrait.job",
+    "run": "flashportrait.job",
+    "resume": "flashportrait.job",
+    "ModelCache": "flashportrait.job",
     "UserError": "flashportrait.errors",
 }
 """Public name -> the module that holds it, imported when the name is first used."""

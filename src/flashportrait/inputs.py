@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,9 @@ from flashportrait.rig.photo import RIG_PIXELS, PhotoRig
 
 DrivingSource = str | Path | MotionFeatures | VideoReader | Iterable[np.ndarray | Image.Image]
 """A video's or motion template's path, an opened video, motion rows, or frames (uint8 RGB [h w 3], or images)."""
+
+ProgressHook = Callable[[str, int, int | None], object]
+"""``hook(stage, done, total)``, called as a stage proceeds; what it raises ends the work."""
 
 TRACKING_THREADS = 2
 """Threads that read motion: a second one saves a quarter of the time, and changes no bit."""
@@ -165,9 +169,9 @@ def load_motion(
     layout_name: str,
     choice: FaceChoice,
     *,
-    progress: bool = True,
+    progress: bool | ProgressHook = True,
 ) -> MotionFeatures:
-    """Motion rows of a driving clip, one per frame, as filmed.
+    """Motion rows of a driving clip, one per frame, as filmed; ``progress`` shows a bar, or is told of each frame.
 
     Raises:
         UserError: the source can't be read, shows no face, or its rows are of another extractor than the model's.
@@ -206,13 +210,16 @@ def shape_motion(motion: MotionFeatures, controls: MotionControls, portrait_row:
 
 
 def _extract(
-    source: VideoReader | Iterable[np.ndarray | Image.Image], layout: MotionLayout, choice: FaceChoice, progress: bool
+    source: VideoReader | Iterable[np.ndarray | Image.Image],
+    layout: MotionLayout,
+    choice: FaceChoice,
+    progress: bool | ProgressHook,
 ) -> MotionFeatures:
     rate, total = FRAMES_RATE, None
     if isinstance(source, VideoReader):
         rate, total = source.info.rate, source.info.frames
     frames = (_to_array(frame) for frame in source)
-    with _progress_bar("motion", total, progress) as advance:
+    with counting("motion", total, progress) as advance:
         if layout == PDFGC:
             tracker, encoder = load_pdfgc(face=choice.driving, face_box=choice.driving_box)
             return extract_pdfgc_motion(frames, rate, tracker, encoder, advance)
@@ -221,10 +228,16 @@ def _extract(
 
 
 @contextmanager
-def _progress_bar(name: str, total: int | None, shown: bool) -> Iterator[Callable[[int], object]]:
+def counting(stage: str, total: int | None, progress: bool | ProgressHook) -> Iterator[Callable[[int], object]]:
+    """Gives a function to call with the number of frames just done, for a bar (True), a hook, or nobody (False)."""
+    if callable(progress):
+        done = count()
+        next(done)
+        yield lambda _: progress(stage, next(done), total)
+        return
     from tqdm.auto import tqdm
 
-    with tqdm(desc=name, total=total, unit="frame", disable=not shown, delay=1) as bar:
+    with tqdm(desc=stage, total=total, unit="frame", disable=not progress, delay=1) as bar:
         yield bar.update
 
 

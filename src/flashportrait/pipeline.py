@@ -34,6 +34,7 @@ from flashportrait.inputs import (
     FramedPortrait,
     Framing,
     MotionControls,
+    ProgressHook,
     frame_portrait,
     load_motion,
     shape_motion,
@@ -152,7 +153,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         face: FaceChoice | None = None,
         calibrate: bool = True,
         stream: bool = False,
-        progress: bool = True,
+        progress: bool | ProgressHook = True,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         work: WorkDirectory | None = None,
@@ -173,7 +174,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
             face: which face to animate and which to follow, where there are several.
             calibrate: try the portrait first, where the model says what for.
             stream: return at once and make frames as they are asked for, rather than all of them now.
-            progress: show progress bars.
+            progress: show progress bars; or a function ``(stage, done, total)`` that is told of frames whose motion is
+                read, of steps, and of the stages between; what it raises ends the run.
             callback_on_step_end: sees, and may change, the latents after each step of each window.
             callback_on_step_end_tensor_inputs: what it is given; there are only ``latents``.
             work: where progress is kept, so that the same call with the same folder goes on where it stopped.
@@ -189,7 +191,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
         if unknown := sorted({*callback_on_step_end_tensor_inputs} - {*self._callback_tensor_inputs}):
             raise UserError(f"the callback asks for {', '.join(unknown)}; it can be given latents only")
         face, report = face or FaceChoice(), RunReport()
-        with report.stage("portrait"):
+        staged = progress if callable(progress) else None
+        with report.stage("portrait", staged):
             framed = frame_portrait(portrait, self.framing, face, size)
             report.warnings += [framed.warning] if framed.warning else []
         with report.stage("motion"):
@@ -200,7 +203,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 work.save_motion(filmed)
             shaped = shape_motion(filmed, controls or MotionControls(), framed.row)
         report.missing_faces = list(shaped.missing)
-        with report.stage("calibration"):
+        with report.stage("calibration", staged):
             offsets = work.calibration() if work is not None else None
             if offsets is None:
                 offsets = self._calibrate(framed, shaped, settings) if calibrate else {}
@@ -214,7 +217,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         plan = WindowPlan(latent_frame_count(len(motion)), settings.window, settings.overlap)
         report.windows = len(plan)
         report.seams = [tuple(seam for seam in window.seams if seam < len(motion)) for window in plan]
-        with report.stage("conditions"):
+        with report.stage("conditions", staged):
             conditions = self.encode_conditions(framed, motion.values, len(plan[0]), prompt, negative_prompt)
         noise_shape = (self.transformer.config.out_channels, plan.latent_frames, *conditions.reference.grid)
         noise = choose_noise(noise_shape, seed, generator, latents, settings.temperature)
@@ -347,7 +350,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         plan: WindowPlan,
         settings: SamplingSettings,
         report: RunReport,
-        progress: bool = True,
+        progress: bool | ProgressHook = True,
         callback: StepCallback | None = None,
         work: WorkDirectory | None = None,
     ) -> Iterator[tuple[Window, Tensor]]:
@@ -371,13 +374,19 @@ class FlashPortraitPipeline(DiffusionPipeline):
             prediction=prediction,
             batched=settings.batched,
         )
-        bars = self.progress_bar(total=len(plan) * len(steps)) if progress else nullcontext()
+        total = len(plan) * len(steps)
+        told = progress if callable(progress) else None
+        if told is not None:
+            told("denoise", 0, total)
+        bars = self.progress_bar(total=total) if progress is True else nullcontext()
         with network_prediction(self.transformer, settings.predictor), bars as bar:
 
             def on_step(window: Window, step: Step, latents: Tensor) -> Tensor:
                 report.note_step(velocity.calls, predicted=not velocity.computed)
                 if bar is not None:
                     bar.update()
+                if told is not None:
+                    told("denoise", report.steps_computed + report.steps_predicted, total)
                 changed = callback(self, step.index, step.timestep, {"latents": latents}) if callback else None
                 return (changed or {}).get("latents", latents)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -58,13 +58,17 @@ class RunReport:
     """When the run began, on the performance counter."""
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
+    def stage(self, name: str, tell: Callable[[str, int, int], object] | None = None) -> Iterator[None]:
+        """Add the time spent inside to a stage; ``tell(name, done, 1)`` is called before and after it."""
+        if tell is not None:
+            tell(name, 0, 1)
         start = time.perf_counter()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        if tell is not None:
+            tell(name, 1, 1)
 
     def timed(self, name: str, items: Iterator[Item]) -> Iterator[Item]:
         """The same items; the time spent on making them is added to a stage."""

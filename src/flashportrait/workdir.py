@@ -41,7 +41,7 @@ from flashportrait.settings import SamplingSettings
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".work"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STATE_INTERVAL_SECONDS = 10.0
 """Least time between two saved states: how much work a crash may cost."""
 VERSIONED_PACKAGES = ("flashportrait", "torch", "diffusers")
@@ -158,6 +158,11 @@ class WorkDirectory:
         if self.calibration() != offsets:
             self._manifest["calibration"] = dict(offsets)
             self._write_manifest()
+
+    @staticmethod
+    def has_progress(path: str | Path) -> bool:
+        """Whether a folder holds more of a run than its motion."""
+        return any(Path(path).glob("window-*.safetensors")) or any(Path(path).glob("state-*.safetensors"))
 
     def remove(self) -> None:
         """Remove the folder with all that is in it: the run is done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from flashportrait import workdir
 from flashportrait.cli import build_parser, main
-from flashportrait.cli.work import NOT_KEPT, PATHS, start_work, stored_arguments
+from flashportrait.cli.options import given_settings
+from flashportrait.job import Job
+from flashportrait.job.running import work_of
 from flashportrait.media.reader import VideoReader
 from flashportrait.media.writer import VideoWriter
 
@@ -83,15 +86,21 @@ def test_every_argument_of_animate_survives_being_stored(
     monkeypatch.chdir(tmp_path)
     words = ["animate", portrait.name, template.name, "-o", "out.mp4", "--face-box", "1,2,3,4", "--trim", "2f:"]
     words += ["--lora", "style.safetensors", "--head", "0.5", "--no-smooth", "--steps", "3"]
-    args = build_parser("animate").parse_args(words)
-    work = start_work(args)
-    stored = vars(stored_arguments(workdir.WorkDirectory.open(work.path), quiet=True, keep_work=False))
-    assert stored["portrait"] == portrait
-    assert stored["output"] == tmp_path / "out.mp4"
-    assert [Path(path) for path in stored["lora"]] == [tmp_path / "style.safetensors"]
-    assert tuple(stored["face_box"]) == (1, 2, 3, 4)
-    same = vars(args).keys() - {*PATHS, *NOT_KEPT, "lora", "face_box"}
-    assert {name: stored[name] for name in same} == {name: getattr(args, name) for name in same}
+    job = given_settings(build_parser("animate").parse_args(words))
+    work = work_of(job, resume=False)
+    monkeypatch.chdir("/")
+    stored = Job.from_dict(workdir.WorkDirectory.open(tmp_path / work.path).command)
+    assert stored.portrait == portrait
+    assert stored.output == tmp_path / "out.mp4"
+    assert stored.lora == (tmp_path / "style.safetensors",)
+    assert (stored.face_box, stored.trim, stored.head, stored.smooth, stored.steps) == (
+        (1, 2, 3, 4),
+        "2f:",
+        0.5,
+        False,
+        3,
+    )
+    assert replace(stored, portrait=job.portrait, driving=job.driving, output=job.output, lora=job.lora) == job
 
 
 def test_resume_refuses_when_an_input_has_changed(

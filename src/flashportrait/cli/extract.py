@@ -6,15 +6,17 @@ import argparse
 from pathlib import Path
 
 from flashportrait.cli.console import Console
-from flashportrait.cli.options import add_clip_options, add_face_options
+from flashportrait.cli.options import add_settings, chosen_settings
+
+SETTINGS = ("trim", "fps", "face", "face_box")
+"""Those of a job that choose the motion."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The clip, the face, the template."""
     parser.add_argument("driving", type=Path, metavar="DRIVING", help="a video")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the template: .safetensors")
-    add_clip_options(parser)
-    add_face_options(parser)
+    add_settings(parser, only=SETTINGS)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -23,18 +25,19 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from flashportrait.media.reader import VideoReader
 
     check_place(args.output, [".safetensors"], [args.driving])
-    reader = VideoReader(args.driving, trim=args.trim, fps=args.fps)
+    chosen = chosen_settings(args, SETTINGS)
+    reader = VideoReader(args.driving, trim=chosen["trim"], fps=chosen["fps"])
     if reader.info.variable_rate:
         rate = reader.info.rate
         console.warn(f"the rate of '{args.driving}' varies, and a template's can't: resampled to its mean, {rate}")
-        reader = VideoReader(args.driving, trim=args.trim, fps=rate)
+        reader = VideoReader(args.driving, trim=chosen["trim"], fps=rate)
     for warning in reader.warnings:
         console.warn(warning)
 
     from flashportrait.face.blendshapes import FaceLandmarker
     from flashportrait.face.tracker import FaceTracker, extract_motion
 
-    tracker = FaceTracker(FaceLandmarker(), args.face, args.face_box)
+    tracker = FaceTracker(FaceLandmarker(), chosen["face"], chosen["face_box"])
     with console.bar(reader.info.frames, "motion") as bar:
         motion = extract_motion(reader, reader.info.rate, tracker, bar.update)
     motion.save(args.output)

@@ -1,18 +1,13 @@
-"""Options that several commands share."""
+"""Options that several commands share; those of a job are made from its fields."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flashportrait.errors import UserError
-
-MODELS = ("nano", "14b", "14b-fast")
-"""Models known by name."""
-
-Box = tuple[float, float, float, float]
+from flashportrait.job import Job, JobError, Setting, read_settings
 
 
 def add_console_options(parser: argparse.ArgumentParser) -> None:
@@ -23,133 +18,77 @@ def add_console_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' messages")
 
 
-def add_lora_options(parser: argparse.ArgumentParser) -> None:
-    """What is merged into the model."""
-    group = parser.add_argument_group("LoRA")
-    group.add_argument(
-        "--lora",
-        action="append",
-        type=lambda path: str(Path(path).absolute()),
-        default=[],
-        metavar="FILE",
-        help="merge this LoRA into the model; may be given several times",
-    )
-    group.add_argument("--lora-strength", type=float, default=1.0, metavar="S", help="of those LoRAs; default: 1")
+def add_settings(
+    parser: argparse.ArgumentParser,
+    *,
+    only: Sequence[str] | None = None,
+    positional: Sequence[str] = (),
+    short: Mapping[str, str] | None = None,
+) -> None:
+    """Add a job's settings, in their groups. Their text is read later, by :func:`given_settings`.
+
+    Args:
+        parser: of the command.
+        only: names of those to add; all unless given.
+        positional: names of those that are given without an option.
+        short: another option for some, by name.
+    """
+    groups: dict[str, Any] = {"": parser}
+    for name, entry in Job.settings().items():
+        if only is not None and name not in only:
+            continue
+        if entry.group not in groups:
+            groups[entry.group] = parser.add_argument_group(entry.group)
+        if name in positional:
+            parser.add_argument(name, metavar=entry.metavar, help=entry.help)
+        else:
+            flags = [*([short[name]] if short and name in short else []), entry.flag]
+            groups[entry.group].add_argument(*flags, **_option(entry))
 
 
-def add_clip_options(parser: argparse.ArgumentParser) -> None:
-    """Which part of the driving video, at which rate."""
-    group = parser.add_argument_group("driving video")
-    group.add_argument(
-        "--trim",
-        metavar="START:END",
-        help="use only this part: seconds (2.5:7), frames (60f:180f) or clock times (1:30-2:45)",
-    )
-    group.add_argument(
-        "--fps", metavar="RATE", help="resample to this rate (25, 29.97, 30000/1001); default: as filmed"
-    )
+def _option(entry: Setting) -> dict[str, Any]:
+    """How argparse is told of a setting; one that isn't given is not there."""
+    common: dict[str, Any] = {"help": entry.help, "default": argparse.SUPPRESS, "dest": entry.name}
+    if entry.is_switch:
+        return {**common, "action": "store_true" if entry.default is False else argparse.BooleanOptionalAction}
+    if entry.is_list:
+        return {**common, "action": "append", "metavar": entry.metavar}
+    return {**common, "metavar": entry.metavar, "choices": entry.choices or None, "required": entry.required}
 
 
-def add_face_options(parser: argparse.ArgumentParser) -> None:
-    """Which face of the driving video."""
-    group = parser.add_argument_group("which face")
-    group.add_argument(
-        "--face", type=positive, metavar="N", help="face number N of the video (see: flashportrait faces)"
-    )
-    group.add_argument(
-        "--face-box", type=box, metavar="X0,Y0,X1,Y1", help="the face inside this box of the first frame"
-    )
-
-
-def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """Where and how precisely to compute."""
-    group = parser.add_argument_group("device")
-    group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; default: the best there is")
-    group.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        help="default: float32, or bfloat16 on CPUs with matrix units for it; the 14B: bfloat16",
-    )
-    group.add_argument("--threads", type=positive, metavar="N", help="CPU threads; default: all cores")
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 up."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return number
-
-
-def count(text: str) -> int:
-    """A whole number from 0 up."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
-    return number
-
-
-def gain(text: str) -> float:
-    """A number from 0 up to 5."""
-    number = float(text)
-    if not 0 <= number <= 5:
-        raise argparse.ArgumentTypeError(f"{text} is outside 0 to 5")
-    return number
-
-
-def box(text: str) -> Box:
-    """Four numbers: left, top, right, bottom, in pixels."""
-    try:
-        x0, y0, x1, y1 = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not X0,Y0,X1,Y1 in pixels") from None
-    if not (0 <= x0 < x1 and 0 <= y0 < y1):
-        raise argparse.ArgumentTypeError(f"'{text}' is empty: needs X0 < X1 and Y0 < Y1, from 0")
-    return x0, y0, x1, y1
-
-
-def existing_model(name: str) -> None:
-    """Refuse a model that is neither a known name nor a folder.
+def given_settings(args: argparse.Namespace) -> Job:
+    """The job that the options describe.
 
     Raises:
-        UserError: what there is instead.
+        UserError: values that can't be honoured, all of them, by the options' names.
     """
-    if name not in MODELS and not Path(name).is_dir():
-        raise UserError(f"there is no model '{name}': give {', '.join(MODELS)} or the folder of a saved pipeline")
+    known = Job.settings()
+    try:
+        return Job(**{name: value for name, value in vars(args).items() if name in known})
+    except JobError as error:
+        raise by_option(error) from error
 
 
-def apply_threads(threads: int | None) -> None:
-    """Bound the CPU threads of the numeric libraries."""
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-
-
-def torch_device(name: str | None) -> Any:
-    """The named device; None (choose the best) stays None.
+def chosen_settings(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Some of a job's settings, None where they are not given.
 
     Raises:
-        UserError: no such device here.
+        UserError: values that can't be honoured, all of them, by the options' names.
     """
-    if name is None:
-        return None
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the device '{name}' can't be used ({reason}): see `flashportrait doctor`") from error
-    return device
+    values, problems = read_settings({name: getattr(args, name, None) for name in names})
+    if problems:
+        raise by_option(JobError(problems))
+    return values
 
 
-def torch_dtype(name: str | None) -> Any:
-    """The named type; None (what the weights are stored as) stays None."""
-    import torch
-
-    return None if name is None else getattr(torch, name)
+def by_option(error: JobError) -> UserError:
+    """The same problems with the names as they are typed."""
+    known = Job.settings()
+    lines = [
+        line.replace(name, known[name].flag, 1) if name in known and line.startswith(name) else line
+        for name, line in error.problems.items()
+    ]
+    return UserError("; ".join(lines))
 
 
 def table(rows: Sequence[Sequence[Any]], headings: Sequence[str]) -> str:

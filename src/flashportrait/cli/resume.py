@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flashportrait.cli.animate import perform
 from flashportrait.cli.console import Console
-from flashportrait.cli.work import stored_arguments
+from flashportrait.cli.progress import ProgressBars
+from flashportrait.job import resume
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,9 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Call `animate` as it was called before; it finds what is done already."""
-    from flashportrait.workdir import WorkDirectory
-
-    work = WorkDirectory.open(args.work)
-    stored = stored_arguments(work, quiet=args.quiet, keep_work=args.keep_work)
-    return perform(stored, console, lambda _: work)
+    """Run the job that the folder holds; what is done already is found there."""
+    with ProgressBars(console) as bars:
+        summary = resume(args.work, keep_work=args.keep_work, on_progress=bars)
+    console.result(summary.to_dict(), str(summary))
+    return 0

@@ -1,0 +1,27 @@
+"""An animation as one value, and what runs it: all that command line, studio, service and batch know of the flow."""
+
+from __future__ import annotations
+
+from flashportrait.job.fields import Setting
+from flashportrait.job.job import MODELS, Job, JobError, read_settings
+from flashportrait.job.models import ModelCache
+from flashportrait.job.opening import motion_key
+from flashportrait.job.progress import Cancelled, Progress
+from flashportrait.job.running import MotionCache, resume, run
+from flashportrait.job.summary import Summary
+
+__all__ = [
+    "MODELS",
+    "Cancelled",
+    "Job",
+    "JobError",
+    "ModelCache",
+    "MotionCache",
+    "Progress",
+    "Setting",
+    "Summary",
+    "motion_key",
+    "read_settings",
+    "resume",
+    "run",
+]

@@ -1,0 +1,321 @@
+"""A job: every setting that decides an animation or how it is made, under one name each everywhere.
+
+The same names are the fields of :class:`Job`, keys in JSON, columns in CSV, and (with dashes) options of
+``flashportrait animate``. To add a setting, add a field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from flashportrait.errors import UserError
+from flashportrait.job.fields import (
+    Box,
+    Setting,
+    box,
+    choice,
+    describe,
+    number,
+    path,
+    paths,
+    predictor,
+    rate,
+    setting,
+    settings_of,
+    switch,
+    text,
+    trim,
+    whole,
+)
+
+MODELS = ("nano", "14b", "14b-fast")
+"""Models known by name."""
+
+CLIP, MOTION = "driving video", "motion"
+FACE, PORTRAIT_FACE = "which face", "which face of the portrait"
+SAMPLING = "sampling (default: the model's own)"
+DEVICE, MEMORY, LORA = "device", "memory (14b; default: what fits, planned before it starts)", "LoRA"
+
+GAIN = number(0, 5)
+POSITIVE = whole(1)
+
+
+class JobError(UserError):
+    """A job with settings that can't be honoured. ``problems`` has all of them, one line each, by name."""
+
+    def __init__(self, problems: Mapping[str, str]) -> None:
+        self.problems = dict(problems)
+        super().__init__("; ".join(self.problems.values()))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One animation. Values are read as JSON or a table has them too: text where a number or path is meant.
+
+    Raises:
+        JobError: values that can't be honoured, all of them together.
+    """
+
+    portrait: Path = setting(path, "a picture: JPEG, PNG, WebP, ...", metavar="PORTRAIT")
+    """The picture to animate."""
+    driving: Path = setting(path, "a video, or a template made by extract", metavar="DRIVING")
+    """The video whose motion is taken, or a motion template (.safetensors)."""
+    output: Path = setting(path, ".mp4, .mov, .mkv or .webm", metavar="OUT")
+    """The video to write; its ending chooses the kind."""
+    model: str = setting(text, "nano, 14b, 14b-fast or a folder; default: nano", default="nano", metavar="NAME")
+    """A model's name, or the folder of a saved pipeline."""
+    size: int | None = setting(
+        whole(16, 4096), "longer side, 16 to 4096; default: the model's own", default=None, metavar="PIXELS"
+    )
+    """Pixels of the result's longer side, 16 to 4096; the model's own unless given."""
+    seed: int = setting(
+        whole(-(2**63), 2**63 - 1), "of the noise, at temperatures above 0; default: 0", default=0, metavar="SEED"
+    )
+    """Of the noise; counts at temperatures above 0."""
+    audio: bool = setting(switch, "carry the driving video's sound along (default: on)", default=True)
+    """Whether the driving video's sound is carried along."""
+    compare: bool = setting(switch, "show portrait, driver and result side by side", default=False)
+    """Whether portrait, driver and result are shown side by side."""
+    keep_work: bool = setting(switch, "keep OUT.work, from which resume goes on, at the end", default=False)
+    """Whether the work folder stays when the run has ended well."""
+    restart: bool = setting(switch, "drop the progress of an unfinished run to this output", default=False)
+    """Whether the progress of an unfinished run to this output is dropped; refused otherwise."""
+
+    trim: str | None = setting(
+        trim,
+        "use only this part: seconds (2.5:7), frames (60f:180f) or clock times (1:30-2:45)",
+        default=None,
+        group=CLIP,
+        metavar="START:END",
+    )
+    """The part of the driving video to use: seconds, frames or clock times; all unless given."""
+    fps: Fraction | None = setting(
+        rate,
+        "resample to this rate (25, 29.97, 30000/1001); default: as filmed",
+        default=None,
+        group=CLIP,
+        metavar="RATE",
+    )
+    """Frames per second to resample the driving video to, 1 to 240; as filmed unless given."""
+
+    head: float = setting(
+        GAIN, "gain of head motion, 0 to 5: 0 still, 1 as filmed (default)", default=1.0, group=MOTION, metavar="GAIN"
+    )
+    """Gain of head motion, 0 (still) to 5; 1 as filmed."""
+    eyes: float = setting(GAIN, "gain of gaze and lids, 0 to 5", default=1.0, group=MOTION, metavar="GAIN")
+    """Gain of gaze and lids, 0 to 5."""
+    emotion: float = setting(GAIN, "gain of brows, cheeks and nose, 0 to 5", default=1.0, group=MOTION, metavar="GAIN")
+    """Gain of brows, cheeks and nose, 0 to 5."""
+    mouth: float = setting(GAIN, "gain of jaw and lips, 0 to 5", default=1.0, group=MOTION, metavar="GAIN")
+    """Gain of jaw and lips, 0 to 5."""
+    motion: Literal["absolute", "relative"] = setting(
+        choice("absolute", "relative"),
+        "take the driver's pose and expression as they are (default), or only their changes, from the portrait's own",
+        default="absolute",
+        group=MOTION,
+    )
+    """``absolute``: the driver's pose and expression; ``relative``: only their changes, from the portrait's own."""
+    smooth: bool = setting(
+        switch, "take the tracking's jitter out; blinks stay (default: on)", default=True, group=MOTION
+    )
+    """Whether the tracking's jitter is taken out."""
+    calibrate: bool = setting(
+        switch,
+        "try the portrait first, and make up for what of its own expression stays (default: on, where the model names "
+        "coefficients to calibrate)",
+        default=True,
+        group=MOTION,
+    )
+    """Whether the portrait is tried before the run, where the model names coefficients to calibrate."""
+
+    face: int | None = setting(
+        POSITIVE, "face number N of the video (see: flashportrait faces)", default=None, group=FACE, metavar="N"
+    )
+    """Number of the driving video's face to follow, from 1 at the left; the most prominent unless given."""
+    face_box: Box | None = setting(
+        box, "the face inside this box of the first frame", default=None, group=FACE, metavar="X0,Y0,X1,Y1"
+    )
+    """Left, top, right, bottom in pixels of the driving video's first frame."""
+    portrait_face: int | None = setting(
+        POSITIVE, "face number N (see: flashportrait faces)", default=None, group=PORTRAIT_FACE, metavar="N"
+    )
+    """Number of the portrait's face to animate, from 1 at the left."""
+    portrait_box: Box | None = setting(
+        box, "the face inside this box; for drawings", default=None, group=PORTRAIT_FACE, metavar="X0,Y0,X1,Y1"
+    )
+    """Left, top, right, bottom in pixels of the portrait."""
+
+    steps: int | None = setting(POSITIVE, "denoising steps", default=None, group=SAMPLING, metavar="N")
+    """Denoising steps, from 1; the model's own unless given, as all settings of sampling."""
+    text_scale: float | None = setting(
+        number(0), "guidance by text, from 0", default=None, group=SAMPLING, metavar="SCALE"
+    )
+    """Guidance by text, from 0; 1 follows the prompt as it stands."""
+    emotion_scale: float | None = setting(
+        number(0), "guidance by expression, from 0", default=None, group=SAMPLING, metavar="SCALE"
+    )
+    """Guidance by expression, from 0; 1 follows the driver as it stands."""
+    window: int | None = setting(POSITIVE, "latent frames denoised together", default=None, group=SAMPLING, metavar="N")
+    """Latent frames denoised together, from 1."""
+    overlap: int | None = setting(
+        whole(0), "latent frames that neighbouring windows share", default=None, group=SAMPLING, metavar="N"
+    )
+    """Latent frames that neighbouring windows share, from 0 and fewer than a window's."""
+    schedule: Literal["synchronous", "diagonal", "causal"] | None = setting(
+        choice("synchronous", "diagonal", "causal"), "order of work over windows", default=None, group=SAMPLING
+    )
+    """Order of work over windows."""
+    temperature: float | None = setting(
+        number(0),
+        "standard deviation of the starting noise; at 0 seeds don't count",
+        default=None,
+        group=SAMPLING,
+        metavar="T",
+    )
+    """Standard deviation of the noise that sampling starts from, from 0."""
+    speed: Literal["exact", "balanced", "fast", "turbo"] | None = setting(
+        choice("exact", "balanced", "fast", "turbo"), "how many steps to predict", default=None, group=SAMPLING
+    )
+    """How many steps are predicted rather than computed."""
+    predictor: str | None = setting(
+        predictor, "exactly how, as in alp:interval=5,order=3", default=None, group=SAMPLING, metavar="SPEC"
+    )
+    """How steps are predicted, in the place of ``speed``."""
+
+    device: str | None = setting(
+        text, "cpu, cuda, cuda:1, mps; default: the best there is", default=None, group=DEVICE, metavar="NAME"
+    )
+    """Where to compute, by torch's name; the best there is unless given."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
+        choice("float32", "bfloat16", "float16"),
+        "default: float32, or bfloat16 on CPUs with matrix units for it; the 14B: bfloat16",
+        default=None,
+        group=DEVICE,
+    )
+    """Type of the networks' numbers."""
+    threads: int | None = setting(POSITIVE, "CPU threads; default: all cores", default=None, group=DEVICE, metavar="N")
+    """CPU threads of the numeric libraries, from 1; all cores unless given."""
+
+    weights: Literal["bf16", "fp8"] | None = setting(
+        choice("bf16", "fp8"), "type in which the transformer's blocks are kept", default=None, group=MEMORY
+    )
+    """Type in which the 14B's transformer blocks are kept; what fits unless given."""
+    offload: bool | None = setting(
+        switch,
+        "keep the transformer's blocks in host memory and stream them, or keep them on the device",
+        default=None,
+        group=MEMORY,
+    )
+    """Whether the 14B's transformer blocks are streamed from host memory; what fits unless given."""
+
+    lora: tuple[Path, ...] = setting(
+        paths, "merge this LoRA into the model; may be given several times", default=(), group=LORA, metavar="FILE"
+    )
+    """LoRA files to merge into the model."""
+    lora_strength: float = setting(number(), "of those LoRAs; default: 1", default=1.0, group=LORA, metavar="S")
+    """Strength of each of those LoRAs; 1 as trained."""
+
+    def __post_init__(self) -> None:
+        values, problems = read_settings({field.name: getattr(self, field.name) for field in fields(self)})
+        if problems := {**problems, **_contradictions(values)}:
+            raise JobError(problems)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def settings(cls) -> dict[str, Setting]:
+        """Its fields by name, each with help, group, choices and default, for those who offer them."""
+        return settings_of(cls)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Job:
+        """A job from JSON's values, or from a row of a table, where None and empty text mean the default.
+
+        Raises:
+            JobError: names that are not a job's, what is missing, and values that can't be honoured, all together.
+        """
+        known = cls.settings()
+        given = {name: value for name, value in values.items() if value is not None and value != ""}
+        problems = {
+            str(name): f"{name} is no setting of a job{_meant(str(name), known)}" for name in given if name not in known
+        }
+        problems |= {
+            name: f"{name} is missing: {entry.help}"
+            for name, entry in known.items()
+            if entry.required and name not in given
+        }
+        clean, wrong = read_settings({name: value for name, value in given.items() if name in known})
+        if problems := {**problems, **wrong, **_contradictions(clean)}:
+            raise JobError(problems)
+        return cls(**clean)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, fit for JSON; ``Job.from_dict`` gives the same job again."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    def absolute(self) -> Job:
+        """The same job with absolute paths, good from any folder."""
+        model = str(Path(self.model).absolute()) if Path(self.model).is_dir() else self.model
+        return replace(
+            self,
+            **{name: getattr(self, name).absolute() for name in ("portrait", "driving", "output")},
+            lora=tuple(file.absolute() for file in self.lora),
+            model=self.model if self.model in MODELS else model,
+        )
+
+    def check(self) -> None:
+        """Refuse what can't be opened or written, without loading a model.
+
+        Raises:
+            UserError: the first thing that is wrong.
+        """
+        from flashportrait.job.opening import open_inputs
+
+        open_inputs(self)
+
+
+def read_settings(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Some of a job's settings as a job holds them, and what is wrong with the others, by name."""
+    known = settings_of(Job)
+    clean: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for name, value in values.items():
+        if value is None and not known[name].required and known[name].default is None:
+            clean[name] = None
+            continue
+        try:
+            clean[name] = known[name].read(value)
+        except UserError as error:
+            problems[name] = f"{name}: {error}"
+        except ValueError as error:
+            problems[name] = f"{name} is {describe(value)}: {error}"
+    return clean, problems
+
+
+def _contradictions(values: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that are right each but not together."""
+    problems = {}
+    if values.get("speed") is not None and values.get("predictor") is not None:
+        problems["speed"] = "speed and predictor both choose the steps to compute: give one of them"
+    window, overlap = values.get("window"), values.get("overlap")
+    if window is not None and overlap is not None and overlap >= window:
+        problems["overlap"] = f"overlap is {overlap}: give fewer than the window's {window} latent frames"
+    return problems
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name.replace("-", "_"), known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _plain(value: Any) -> Any:
+    """Paths and fractions as text, also inside lists."""
+    if isinstance(value, (Path, Fraction)):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,90 @@
+"""A job's files, checked and opened before any model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashportrait.errors import UserError
+from flashportrait.job.job import MODELS, Job
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from flashportrait.face.motion import MotionFeatures
+    from flashportrait.media.reader import VideoReader
+
+TEMPLATE_SUFFIX = ".safetensors"
+"""By which a motion template is told from a video."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a job reads."""
+
+    portrait: Image.Image
+    reader: VideoReader | None
+    """The driving video; None where motion comes from a template."""
+    driving: VideoReader | MotionFeatures
+    output: Path
+
+
+def open_inputs(job: Job) -> Inputs:
+    """Check where the result goes and that the model is there, and open portrait and driver.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    from flashportrait.media.portrait import load_portrait
+    from flashportrait.media.writer import check_output
+
+    output = check_output(job.output, [job.portrait, job.driving])
+    check_model(job.model)
+    for file in job.lora:
+        if not file.exists():
+            raise UserError(f"there is no LoRA '{file}'")
+    portrait = load_portrait(job.portrait)
+    driving = open_driving(job)
+    return Inputs(portrait, driving if hasattr(driving, "info") else None, driving, output)
+
+
+def check_model(name: str) -> None:
+    """Refuse a model that is neither a known name nor a folder.
+
+    Raises:
+        UserError: what there is instead.
+    """
+    if name not in MODELS and not Path(name).is_dir():
+        raise UserError(f"there is no model '{name}': give {', '.join(MODELS)} or the folder of a saved pipeline")
+
+
+def open_driving(job: Job) -> VideoReader | MotionFeatures:
+    """The driving clip, cut and resampled as asked."""
+    if job.driving.suffix.lower() != TEMPLATE_SUFFIX:
+        from flashportrait.media.reader import VideoReader
+
+        return VideoReader(job.driving, trim=job.trim, fps=job.fps)
+    from flashportrait.face.motion import MotionFeatures
+    from flashportrait.media.timing import Trim
+
+    motion = MotionFeatures.load(job.driving)
+    if job.trim is not None:
+        motion = motion.trimmed(*Trim.parse(job.trim).frames(len(motion), motion.rate))
+    return motion if job.fps is None else motion.resampled(job.fps)
+
+
+def motion_key(job: Job, layout: str) -> str:
+    """What decides the motion rows of a job's driving video, as a hash: jobs with the same key share them.
+
+    Args:
+        job: whose driver is a video.
+        layout: name of the motion rows' layout, which the model chooses.
+    """
+    chosen: tuple[Any, ...] = (job.trim, job.fps, job.face, job.face_box, layout)
+    digest = hashlib.sha256(repr(chosen).encode())
+    with job.driving.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

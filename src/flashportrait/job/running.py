@@ -1,0 +1,307 @@
+"""Runs a job: opens, checks, plans memory, animates, writes, measures."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashportrait.errors import UserError
+from flashportrait.job.job import Job
+from flashportrait.job.memory import PLANNED, plan_memory
+from flashportrait.job.models import ModelCache
+from flashportrait.job.opening import Inputs, motion_key, open_inputs
+from flashportrait.job.progress import Cancelled, Flag, Progress, Stopped, Teller
+from flashportrait.job.summary import Summary
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flashportrait.face.motion import MotionFeatures
+    from flashportrait.pipeline import FlashPortraitPipeline
+    from flashportrait.result import PortraitVideo
+    from flashportrait.workdir import WorkDirectory
+
+MotionFor = Callable[[str, "Callable[[], MotionFeatures]"], "MotionFeatures"]
+"""``motion_for(key, extract)``: the motion rows kept under ``key``, or those of ``extract()``, kept from then on."""
+
+NOT_COMPARED = ("output", "keep_work", "restart", "threads", "audio", "compare")
+"""Settings that may differ between the two parts of a run."""
+
+
+def run(
+    job: Job,
+    *,
+    models: ModelCache | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    resume: bool = False,
+    cancel: Flag | None = None,
+    motion_for: MotionFor | None = None,
+) -> Summary:
+    """Animate as the job says, keeping progress beside the output (``OUT.mp4.work``) until it is whole.
+
+    Args:
+        job: what to make.
+        models: where loaded models are kept for the next run; without it they are let go at the end.
+        on_progress: told how far each stage is, and every warning; from this thread, so it should return soon.
+        resume: go on with what an interrupted run of the same job left, if there is something.
+        cancel: once it is set, the run stops at the next step or frame.
+        motion_for: where motion rows of driving videos are kept, so that each is read once (:class:`MotionCache`).
+
+    Raises:
+        UserError: something that the user can mend.
+        Cancelled: ``cancel`` was set; the work folder is kept.
+    """
+
+    return _perform(job, lambda job: work_of(job, resume=resume), models, on_progress, cancel, motion_for)
+
+
+def resume(work: str | Path, *, keep_work: bool = False, **options: Any) -> Summary:
+    """Go on with the run whose folder ``work`` is, from where it stopped; the frames are those of a run in one go.
+
+    Args:
+        work: ``OUT.mp4.work``.
+        keep_work: keep the folder at the end.
+        **options: ``models``, ``on_progress``, ``cancel`` and ``motion_for``, as of :func:`run`.
+
+    Raises:
+        UserError, Cancelled: as :func:`run`; also if an input has changed since.
+    """
+    from flashportrait.workdir import WorkDirectory
+
+    folder = WorkDirectory.open(work)
+    job = replace(Job.from_dict(folder.command), keep_work=keep_work, restart=False)
+    wanted = [options.pop(name, None) for name in ("models", "on_progress", "cancel", "motion_for")]
+    assert not options, f"unknown options {sorted(options)}"
+    return _perform(job, lambda _: folder, *wanted)
+
+
+class MotionCache:
+    """Keeps motion rows of driving videos in a folder, by what decides them: the file's content, span, rate, face.
+
+    Give it to :func:`run` as ``motion_for``; several processes may share the folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __call__(self, key: str, extract: Callable[[], MotionFeatures]) -> MotionFeatures:
+        """The rows kept under ``key``; if there are none, those of ``extract()``, which are kept."""
+        from flashportrait.face.motion import MotionFeatures
+
+        file = self.folder / f"{key}.safetensors"
+        if file.is_file():
+            return MotionFeatures.load(file)
+        motion = extract()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        motion.save(file)
+        return motion
+
+
+def _perform(
+    job: Job,
+    open_work: Callable[[Job], WorkDirectory],
+    models: ModelCache | None,
+    on_progress: Callable[[Progress], None] | None,
+    cancel: Flag | None,
+    motion_for: MotionFor | None,
+) -> Summary:
+    """Check what can be checked cheaply, load the model, and write frames as they come."""
+    teller = Teller(on_progress, cancel)
+    with teller.listening(), nullcontext(models) if models is not None else ModelCache() as cache:
+        inputs = open_inputs(job)
+        reader = inputs.reader
+        for warning in reader.warnings if reader else []:
+            teller.warn(warning)
+        plan = None
+        if job.model in PLANNED:
+            machine = cache.machine(job.device)
+            plan = plan_memory(job, machine, inputs.portrait.size, len(inputs.driving))
+            teller.note(f"{machine.name}: {plan.summary()}")
+            # Settled here, so that a run that goes on with other memory free has the same windows.
+            job = replace(job, window=plan.window, overlap=plan.overlap if job.overlap is None else job.overlap)
+        started = time.perf_counter()
+        with _kept_if_unfinished(open_work(job), teller, keep=job.keep_work) as work, _threads(job.threads):
+            teller("load", 0, 1)
+            with cache.using(job, plan) as pipeline:
+                teller("load", 1, 1)
+                loaded = time.perf_counter()
+                video, size = _animate(job, inputs, pipeline, work, teller, motion_for)
+            teller.finish()
+        for warning in [*(reader.warnings if reader else []), *video.report.warnings]:
+            teller.warn(warning)
+    return Summary(
+        output=inputs.output,
+        model=job.model,
+        rate=video.rate,
+        variable_rate=reader is not None and reader.info.variable_rate,
+        size=size,
+        seed=job.seed,
+        report=video.report,
+        seconds={"load": loaded - started, **video.report.seconds, "total": time.perf_counter() - started},
+        warnings=tuple(teller.messages),
+    )
+
+
+def work_of(job: Job, *, resume: bool) -> WorkDirectory:
+    """The work folder of a run: a new one, or the one to go on with.
+
+    Raises:
+        UserError: an unfinished run is there that is neither to be dropped nor to go on.
+    """
+    from flashportrait.workdir import WorkDirectory
+
+    path = WorkDirectory.beside(job.output)
+    if resume and not job.restart and (path / "manifest.json").is_file():
+        work = WorkDirectory.open(path)
+        before, now = Job.from_dict(work.command).to_dict(), job.absolute().to_dict()
+        for name in now.keys() - {*NOT_COMPARED}:
+            settled = name in ("window", "overlap") and now[name] is None
+            if before[name] != now[name] and not settled:
+                raise UserError(
+                    f"'{path}' holds an unfinished run with another {name} ({before[name]}, now {now[name]}): go on "
+                    f"with `{resume_command(path)}`, or drop its progress with --restart"
+                )
+        return work
+    if WorkDirectory.has_progress(path) and not job.restart:
+        raise UserError(
+            f"'{path}' holds an unfinished run to this output: go on with `{resume_command(path)}`, "
+            "or drop its progress with --restart"
+        )
+    inputs = {"portrait": job.portrait, "driving": job.driving}
+    return WorkDirectory.create(path, job.absolute().to_dict(), inputs)
+
+
+def resume_command(path: Path) -> str:
+    """What to type to go on with the run in ``path``."""
+    return f"flashportrait resume {shlex.quote(str(path))}"
+
+
+@contextmanager
+def _kept_if_unfinished(work: WorkDirectory, teller: Teller, *, keep: bool) -> Iterator[WorkDirectory]:
+    """Remove ``work`` when the block ends well; when it doesn't, keep what progress there is and say how to go on.
+
+    After an error that the user has to mend, only finished windows count as progress: other settings may be next. A
+    run that was told to stop always leaves its folder.
+    """
+    try:
+        yield work
+    except Stopped:
+        raise Cancelled(work.path) from None
+    except BaseException as error:
+        motion_counts = not isinstance(error, UserError)
+        if work.has_progress(work.path) or (motion_counts and work.motion() is not None):
+            teller.note(f"progress is kept; to go on: {resume_command(work.path)}")
+        else:
+            work.remove()
+        raise
+    if not keep:
+        work.remove()
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    """Bound the CPU threads of the numeric libraries for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        if threads is not None:
+            torch.set_num_threads(before)
+
+
+def _animate(
+    job: Job,
+    inputs: Inputs,
+    pipeline: FlashPortraitPipeline,
+    work: WorkDirectory,
+    teller: Teller,
+    motion_for: MotionFor | None,
+) -> tuple[PortraitVideo, tuple[int, int]]:
+    """Make, write and measure the frames; returns them with the (width, height) of what was written."""
+    from flashportrait.inputs import load_motion
+
+    settings = _pipeline_settings(job)
+    driving, seconds = inputs.driving, 0.0
+    if motion_for is not None and inputs.reader is not None and work.motion() is None:
+        reader, layout = inputs.reader, pipeline.config.motion_layout
+        started = time.perf_counter()
+        driving = motion_for(
+            motion_key(job, layout), lambda: load_motion(reader, layout, settings["face"], progress=teller)
+        )
+        teller("motion", len(driving), len(driving))
+        seconds = time.perf_counter() - started
+    video = pipeline(inputs.portrait, driving, work=work, progress=teller, stream=True, **settings)
+    video.report.seconds["motion"] += seconds
+    with closing(video):
+        return video, _write(job, inputs, video, teller)
+
+
+def _pipeline_settings(job: Job) -> dict[str, Any]:
+    """The pipeline call's arguments: those that were given."""
+    from flashportrait.inputs import FaceChoice, MotionControls
+    from flashportrait.sampling.speed import parse_predictor
+
+    sampling = {
+        "num_inference_steps": job.steps,
+        "text_scale": job.text_scale,
+        "emotion_scale": job.emotion_scale,
+        "window": job.window,
+        "overlap": job.overlap,
+        "schedule": job.schedule,
+        "temperature": job.temperature,
+        "predictor": None if job.predictor is None else parse_predictor(job.predictor),
+    }
+    return {
+        "size": job.size,
+        "seed": job.seed,
+        "speed": job.speed,
+        "controls": MotionControls(job.motion, job.head, job.eyes, job.emotion, job.mouth, float(job.smooth)),
+        "face": FaceChoice(job.face, job.face_box, job.portrait_face, job.portrait_box),
+        "calibrate": job.calibrate,
+        **{name: value for name, value in sampling.items() if value is not None},
+    }
+
+
+def _write(job: Job, inputs: Inputs, video: PortraitVideo, teller: Teller) -> tuple[int, int]:
+    """Write and measure the frames as they come; returns the (width, height) of what was written."""
+    from flashportrait.evaluation.report import QualityMonitor
+    from flashportrait.media.writer import VideoWriter
+
+    reader = inputs.reader
+    if reader is not None and reader.info.frames != len(video):
+        # A run that goes on has not read the clip, and damage shows only then.
+        sum(1 for _ in reader)
+    audio = None if reader is None or not job.audio else reader.audio
+    times = None if reader is None else reader.times
+    frames = QualityMonitor(video).watch()
+    if job.compare:
+        frames = _compared(frames, inputs)
+    with VideoWriter(inputs.output, video.rate, times=times, audio=audio, model=Path(job.model).name) as writer:
+        teller.part = writer.part
+        for frame in frames:
+            writer.write(frame)
+            teller("decode", writer.frames, len(video))
+        return writer.size
+
+
+def _compared(frames: Iterator[np.ndarray], inputs: Inputs) -> Iterator[np.ndarray]:
+    """Each frame beside the portrait and, where there is one, the driver's."""
+    import numpy as np
+
+    from flashportrait.media.montage import side_by_side
+
+    still = np.asarray(inputs.portrait)
+    drivers = iter(inputs.reader) if inputs.reader is not None else iter(())
+    for frame in frames:
+        driver = next(drivers, None)
+        row = [still, frame] if driver is None else [still, driver, frame]
+        yield side_by_side(row, frame.shape[0])

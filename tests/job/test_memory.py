@@ -1,0 +1,87 @@
+"""The plan for the released model as a run makes, tells and settles it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clips import make_clip
+from flashportrait.cli import main
+from flashportrait.errors import UserError
+from flashportrait.job import Job, ModelCache, run
+from flashportrait.job.memory import plan_memory
+from flashportrait.weights import plan as planning
+from flashportrait.weights.plan import Machine
+
+GB = 10**9
+SMALL, LARGE = (12, 32), (140, 256)
+
+
+def machine(vram: float, ram: float) -> Machine:
+    return Machine("Test GPU", round(vram * GB), round(ram * GB), flops=100e12)
+
+
+def planned(on: tuple[float, float], frames: int = 501, **settings: Any):
+    job = Job("face.png", "drive.mp4", "out.mp4", **settings)
+    return plan_memory(job, machine(*on), (832, 480), frames)
+
+
+def test_settings_override():
+    plan = planned(LARGE, model="14b", weights="fp8", offload=True, window=21, overlap=5)
+    assert (plan.storage, plan.placement, plan.window) == ("fp8", "offload", 21)
+
+
+def test_what_is_predicted_takes_no_time():
+    exact, fast = (planned(LARGE, model="14b", speed=speed).seconds for speed in (None, "fast"))
+    assert fast < 0.6 * exact
+    assert planned(LARGE, model="14b-fast").seconds < 0.2 * exact
+    assert planned(LARGE, model="14b", emotion_scale=1).seconds == pytest.approx(0.5 * exact, rel=0.02)
+
+
+def test_the_plan_is_told_and_its_windows_are_settled(
+    portrait: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(planning, "detect_machine", lambda device: machine(*SMALL))
+    used: list[tuple[Job, Any]] = []
+
+    class Loaded(Exception):
+        pass
+
+    def using(self: ModelCache, job: Job, plan: Any) -> None:
+        used.append((job, plan))
+        raise Loaded
+
+    monkeypatch.setattr(ModelCache, "using", using)
+    told: list[str | None] = []
+    job = Job(portrait, template, tmp_path / "out.mp4", model="14b")
+    with pytest.raises(Loaded):
+        run(job, on_progress=lambda progress: told.append(progress.message))
+    ((settled, plan),) = used
+    assert (plan.storage, plan.placement) == ("fp8", "offload")
+    assert (settled.window, settled.overlap) == (plan.window, plan.overlap)
+    line = next(filter(None, told))
+    for part in ("Test GPU", "GB of device memory", "GB of host memory"):
+        assert part in line
+
+
+def test_too_small_a_machine_is_told_before_anything_is_loaded(
+    portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(planning, "detect_machine", lambda device: machine(4, 16))
+    clip = make_clip(tmp_path / "clip.mp4", 3)
+    assert main(["animate", str(portrait), str(clip), "-o", str(tmp_path / "out.mp4"), "--model", "14b"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "the 14B doesn't fit" in line
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_cache_measures_the_machine_once(monkeypatch: pytest.MonkeyPatch):
+    free = iter([machine(*LARGE), machine(*SMALL)])
+    monkeypatch.setattr(planning, "detect_machine", lambda device: next(free))
+    with ModelCache() as models:
+        assert models.machine("cpu") is models.machine("cpu")
+        assert models.machine("cpu").free_vram == LARGE[0] * GB
+    with pytest.raises(UserError, match="toaster"):
+        ModelCache().machine("toaster")

@@ -1,0 +1,191 @@
+"""Running jobs: what is told on the way, stopping and going on, and one cache for many runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clips import make_clip
+from flashportrait import workdir
+from flashportrait.errors import UserError
+from flashportrait.job import Cancelled, Job, ModelCache, MotionCache, Progress, motion_key, resume, run
+
+
+@pytest.fixture
+def job(toy_model: Path, portrait: Path, template: Path, tmp_path: Path) -> Job:
+    """Three windows, one after the other."""
+    return Job(
+        portrait, template, tmp_path / "out.mp4", model=str(toy_model), window=2, overlap=1, schedule="causal",
+        device="cpu", threads=1,
+    )  # fmt: skip
+
+
+def cancel_at(stage: str, done: int) -> tuple[threading.Event, Callable[[Progress], None]]:
+    """A flag, and a listener that sets it when ``done`` units of a stage are done."""
+    flag = threading.Event()
+
+    def listen(progress: Progress) -> None:
+        if (progress.stage, progress.done) == (stage, done):
+            flag.set()
+
+    return flag, listen
+
+
+@pytest.mark.usefixtures("no_faces_needed")
+def test_progress_is_complete_and_never_goes_back(job: Job, tmp_path: Path):
+    clip = make_clip(tmp_path / "clip.mp4", 30)
+    told: list[Progress] = []
+    summary = run(replace(job, driving=clip), on_progress=told.append)
+    counted = [progress for progress in told if progress.message is None]
+    stages = {progress.stage: progress for progress in counted}
+    assert list(stages) == ["load", "portrait", "motion", "calibration", "conditions", "denoise", "decode"]
+    assert all(progress.done == progress.total for progress in stages.values())
+    assert (stages["motion"].total, stages["denoise"].total, stages["decode"].total) == (30, 16, 30)
+    assert {progress.unit for progress in counted} == {"stage", "frames", "steps"}
+    for before, after in pairwise(told):
+        assert after.seconds >= before.seconds
+    for stage in stages:
+        done = [progress.done for progress in counted if progress.stage == stage]
+        assert done == sorted(done)
+    assert stages["motion"].seconds_left == 0
+    assert any(progress.part is not None and progress.part.suffix == ".mp4" for progress in counted)
+    assert stages.keys() - {"decode", "quality"} <= summary.seconds.keys()
+    assert summary.frames == 30
+    assert summary.to_dict()["output"] == str(tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize(("stage", "done"), [("load", 0), ("conditions", 1), ("denoise", 3), ("decode", 7)])
+def test_cancelled_and_resumed_gives_the_same_frames(
+    job: Job, written: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, stage: str, done: int
+):
+    monkeypatch.setattr(workdir, "STATE_INTERVAL_SECONDS", 0.0)
+    run(job)
+    whole = written[:]
+    job.output.unlink()
+    flag, listen = cancel_at(stage, done)
+    with pytest.raises(Cancelled) as cancelled:
+        run(job, on_progress=listen, cancel=flag)
+    assert not job.output.exists()
+    written.clear()
+    told: list[Progress] = []
+    resume(cancelled.value.work, on_progress=told.append)
+    assert np.array_equal(written, whole)
+    assert not cancelled.value.work.exists()
+    assert {progress.stage: progress.done for progress in told}["denoise"] == 6
+
+
+@pytest.mark.usefixtures("no_faces_needed")
+def test_motion_is_cancelled_between_frames(job: Job, tmp_path: Path):
+    flag, listen = cancel_at("motion", 3)
+    told: list[Progress] = []
+    with pytest.raises(Cancelled):
+        run(
+            replace(job, driving=make_clip(tmp_path / "clip.mp4", 11)),
+            on_progress=lambda progress: (listen(progress), told.append(progress)),
+            cancel=flag,
+        )
+    assert told[-1].done == 3
+
+
+def test_the_same_job_again_goes_on_where_asked(job: Job, written: list[np.ndarray], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workdir, "STATE_INTERVAL_SECONDS", 0.0)
+    flag, listen = cancel_at("decode", 7)
+    with pytest.raises(Cancelled):
+        run(job, on_progress=listen, cancel=flag)
+    with pytest.raises(UserError, match="unfinished run with another seed"):
+        run(replace(job, seed=5), resume=True)
+    with pytest.raises(UserError, match="holds an unfinished run"):
+        run(job)
+    written.clear()
+    summary = run(job, resume=True)
+    assert len(written) == 11
+    assert summary.report.steps_computed < 6
+    assert run(job, resume=True).report.steps_computed == 6
+
+
+def test_runs_through_one_cache_are_those_of_each_alone(job: Job, written: list[np.ndarray]):
+    jobs = [
+        job,
+        replace(job, steps=6, window=3, seed=7, predictor="newton:interval=2,order=1"),
+        replace(job, schedule="synchronous", window=None, overlap=None, threads=2, size=48),
+        job,
+    ]
+
+    def frames(job: Job, models: ModelCache | None) -> np.ndarray:
+        written.clear()
+        run(job, models=models)
+        return np.stack(written)
+
+    alone = [frames(job, None) for job in jobs]
+    with ModelCache() as models:
+        assert all(np.array_equal(frames(job, models), expected) for job, expected in zip(jobs, alone, strict=True))
+        assert len(models) == 1
+    assert len(models) == 0
+
+
+def test_a_run_that_was_stopped_leaves_a_cached_model_as_it_was(job: Job, written: list[np.ndarray]):
+    run(job)
+    alone = np.stack(written)
+    with ModelCache() as models:
+        for stage, done in (("denoise", 1), ("decode", 3)):
+            flag, listen = cancel_at(stage, done)
+            output = job.output.with_name(f"{stage}.mp4")
+            other = replace(job, output=output, predictor="alp:interval=2", steps=6)
+            with pytest.raises(Cancelled):
+                run(other, models=models, on_progress=listen, cancel=flag)
+        written.clear()
+        run(job, models=models)
+    assert np.array_equal(written, alone)
+
+
+def test_a_cache_tells_models_apart_and_holds_few(job: Job):
+    with ModelCache() as models:
+        with models.using(job) as first, models.using(replace(job, seed=1, steps=3)) as same:
+            assert same is first
+        with models.using(replace(job, dtype="bfloat16")) as other:
+            assert other is not first
+        assert len(models) == 1
+
+
+@pytest.mark.usefixtures("no_faces_needed")
+def test_the_motion_of_a_driver_is_read_once(job: Job, tmp_path: Path, written: list[np.ndarray]):
+    clip = replace(job, driving=make_clip(tmp_path / "clip.mp4", 11))
+    run(clip)
+    alone = written[:]
+    motions, told = MotionCache(tmp_path / "motions"), []
+    for _ in range(2):
+        written.clear()
+        told.clear()
+        run(clip, motion_for=motions, on_progress=told.append)
+        assert np.array_equal(written, alone)
+    assert len(list(motions.folder.iterdir())) == 1
+    assert [progress.done for progress in told if progress.stage == "motion"] == [11]
+
+
+def test_motion_is_shared_by_content_and_choice(job: Job, tmp_path: Path):
+    clip = replace(job, driving=make_clip(tmp_path / "clip.mp4", 5))
+    copy = replace(clip, driving=tmp_path / "copy.mp4", head=0, seed=9)
+    copy.driving.write_bytes(clip.driving.read_bytes())
+    key = motion_key(clip, "blendshapes")
+    assert motion_key(copy, "blendshapes") == key
+    others = [
+        replace(clip, trim="1f:"),
+        replace(clip, fps=30),
+        replace(clip, face=2),
+        replace(clip, face_box=(0, 0, 9, 9)),
+    ]
+    assert len({key, motion_key(clip, "pdfgc"), *(motion_key(other, "blendshapes") for other in others)}) == 6
+
+
+def test_threads_are_as_before_afterwards(job: Job):
+    import torch
+
+    before = torch.get_num_threads()
+    run(replace(job, threads=before + 1))
+    assert torch.get_num_threads() == before
