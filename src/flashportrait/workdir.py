@@ -3,6 +3,7 @@
     manifest.json             command, hashes of inputs, the portrait's calibration, settings, versions
     motion.safetensors        the driving clip's motion rows, as filmed
     window-00012.safetensors  finished latents of a window
+    lock                      held by the process that writes here, if there is one
     state-00012.safetensors   what the sampler needs to go on, after its 12th round of work; the newest two are kept
 
 Every file appears whole or not at all, and carries its own hash, so that a damaged one is told from a whole one.
@@ -17,7 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +33,7 @@ from torch import Tensor
 from flashportrait.errors import UserError
 from flashportrait.face.motion import MotionFeatures
 from flashportrait.inputs import FramedPortrait
+from flashportrait.media.lock import LOCK_NAME
 from flashportrait.sampling.denoise import Denoiser
 from flashportrait.sampling.noise import FrameNoise, GivenNoise
 from flashportrait.sampling.prediction import PredictionState
@@ -75,7 +77,7 @@ class WorkDirectory:
             UserError: it can't be written, or something else is there.
         """
         path = Path(path)
-        if path.exists() and not (path / "manifest.json").is_file() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not (path / "manifest.json").is_file() and (not path.is_dir() or any(_content(path))):
             raise UserError(f"{path} is in the way and is no work directory of ours; move it away")
         manifest = {
             "format": FORMAT_VERSION,
@@ -86,8 +88,8 @@ class WorkDirectory:
         }
         work = cls(path, manifest)
         with _disk_errors(path):
-            shutil.rmtree(path, ignore_errors=True)
-            path.mkdir()
+            path.mkdir(exist_ok=True)
+            _empty(path)
         work._write_manifest()
         return work
 
@@ -160,13 +162,20 @@ class WorkDirectory:
             self._write_manifest()
 
     @staticmethod
+    def is_one(path: str | Path) -> bool:
+        """Whether a folder looks like a run's."""
+        return (Path(path) / "manifest.json").is_file()
+
+    @staticmethod
     def has_progress(path: str | Path) -> bool:
         """Whether a folder holds more of a run than its motion."""
         return any(Path(path).glob("window-*.safetensors")) or any(Path(path).glob("state-*.safetensors"))
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it: the run is done."""
-        shutil.rmtree(self.path)
+        """Remove the folder with all that is in it: the run is done. Who holds its lock removes that."""
+        _empty(self.path)
+        with suppress(OSError):
+            self.path.rmdir()
 
     def run(
         self, denoiser: Denoiser, plan: WindowPlan, prediction: PredictionState | None = None
@@ -235,6 +244,19 @@ class WorkDirectory:
     def _write_manifest(self) -> None:
         with _disk_errors(self.path):
             _write_whole(self.path / "manifest.json", json.dumps(self._manifest, indent=1).encode())
+
+
+def _content(path: Path) -> Iterator[Path]:
+    """What is in a folder, but for its lock, which belongs to who holds it."""
+    return (file for file in path.iterdir() if file.name != LOCK_NAME)
+
+
+def _empty(path: Path) -> None:
+    for file in _content(path):
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink()
 
 
 def _write_whole(file: Path, content: bytes) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +18,7 @@ from clips import make_clip
 from flashportrait import workdir
 from flashportrait.errors import UserError
 from flashportrait.job import Cancelled, Job, ModelCache, MotionCache, Progress, motion_key, resume, run
+from flashportrait.media.reader import VideoReader
 
 
 @pytest.fixture
@@ -189,3 +193,62 @@ def test_threads_are_as_before_afterwards(job: Job):
     before = torch.get_num_threads()
     run(replace(job, threads=before + 1))
     assert torch.get_num_threads() == before
+
+
+@pytest.fixture
+def other_process(job: Job) -> Iterator[subprocess.Popen[str]]:
+    """Another process in the middle of the same job: it has said so, and waits until told to go on."""
+    code = (
+        "import json, sys\n"
+        "from flashportrait.job import Job, run\n"
+        "def wait(progress):\n"
+        "    if (progress.stage, progress.done) == ('denoise', 1):\n"
+        "        print('waiting', flush=True)\n"
+        "        sys.stdin.readline()\n"
+        "print(run(Job.from_dict(json.loads(sys.argv[1])), on_progress=wait).frames)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, json.dumps(job.to_dict())], **pipes) as process:
+        assert process.stdout.readline() == "waiting\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_run_to_an_output_is_refused_and_the_first_unharmed(
+    job: Job, other_process: subprocess.Popen[str], tmp_path: Path
+):
+    work = tmp_path / "out.mp4.work"
+    for attempt in (
+        lambda: run(job),
+        lambda: run(replace(job, restart=True)),
+        lambda: run(job, resume=True),
+        lambda: resume(work),
+    ):
+        with pytest.raises(UserError, match="another run is writing to"):
+            attempt()
+    run(replace(job, output=tmp_path / "other.mp4"))
+    told, _ = other_process.communicate("go on\n", timeout=60)
+    assert (told, other_process.returncode) == ("11\n", 0)
+    assert VideoReader(job.output).info.frames == 11
+    assert not work.exists()
+
+
+def test_the_lock_of_a_dead_process_is_none(job: Job, other_process: subprocess.Popen[str]):
+    other_process.kill()
+    other_process.wait(timeout=60)
+    assert run(job, resume=True).frames == 11
+
+
+def test_what_is_in_the_way_stays(job: Job, tmp_path: Path):
+    (tmp_path / "out.mp4.work").mkdir()
+    letter = tmp_path / "out.mp4.work" / "letter.txt"
+    letter.write_text("dear")
+    with pytest.raises(UserError, match="in the way"):
+        run(job)
+    assert [*letter.parent.iterdir()] == [letter]
+    letter.unlink()
+    letter.parent.rmdir()
+    letter.parent.write_text("a file")
+    with pytest.raises(UserError, match="in the way"):
+        run(job)
+    assert letter.parent.read_text() == "a file"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,27 +57,43 @@ def run(
         Cancelled: ``cancel`` was set; the work folder is kept.
     """
 
-    return _perform(job, lambda job: work_of(job, resume=resume), models, on_progress, cancel, motion_for)
+    @contextmanager
+    def open_work(job: Job) -> Iterator[WorkDirectory]:
+        from flashportrait.workdir import WorkDirectory
+
+        with _alone(WorkDirectory.beside(job.output)):
+            yield work_of(job, resume=resume)
+
+    return _perform(job, open_work, models, on_progress, cancel, motion_for)
 
 
-def resume(work: str | Path, *, keep_work: bool = False, **options: Any) -> Summary:
+def resume(
+    work: str | Path,
+    *,
+    keep_work: bool = False,
+    models: ModelCache | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    cancel: Flag | None = None,
+    motion_for: MotionFor | None = None,
+) -> Summary:
     """Go on with the run whose folder ``work`` is, from where it stopped; the frames are those of a run in one go.
 
     Args:
         work: ``OUT.mp4.work``.
         keep_work: keep the folder at the end.
-        **options: ``models``, ``on_progress``, ``cancel`` and ``motion_for``, as of :func:`run`.
+        models, on_progress, cancel, motion_for: as of :func:`run`.
 
     Raises:
         UserError, Cancelled: as :func:`run`; also if an input has changed since.
     """
     from flashportrait.workdir import WorkDirectory
 
-    folder = WorkDirectory.open(work)
-    job = replace(Job.from_dict(folder.command), keep_work=keep_work, restart=False)
-    wanted = [options.pop(name, None) for name in ("models", "on_progress", "cancel", "motion_for")]
-    assert not options, f"unknown options {sorted(options)}"
-    return _perform(job, lambda _: folder, *wanted)
+    if not WorkDirectory.is_one(work):
+        raise UserError(f"'{work}' is not a work directory: give the folder OUT.mp4.work that a run left")
+    with _alone(Path(work)):
+        folder = WorkDirectory.open(work)
+        job = replace(Job.from_dict(folder.command), keep_work=keep_work, restart=False)
+        return _perform(job, lambda _: nullcontext(folder), models, on_progress, cancel, motion_for)
 
 
 class MotionCache:
@@ -104,7 +120,7 @@ class MotionCache:
 
 def _perform(
     job: Job,
-    open_work: Callable[[Job], WorkDirectory],
+    open_work: Callable[[Job], AbstractContextManager[WorkDirectory]],
     models: ModelCache | None,
     on_progress: Callable[[Progress], None] | None,
     cancel: Flag | None,
@@ -125,7 +141,11 @@ def _perform(
             # Settled here, so that a run that goes on with other memory free has the same windows.
             job = replace(job, window=plan.window, overlap=plan.overlap if job.overlap is None else job.overlap)
         started = time.perf_counter()
-        with _kept_if_unfinished(open_work(job), teller, keep=job.keep_work) as work, _threads(job.threads):
+        with (
+            open_work(job) as folder,
+            _kept_if_unfinished(folder, teller, keep=job.keep_work) as work,
+            _threads(job.threads),
+        ):
             teller("load", 0, 1)
             with cache.using(job, plan) as pipeline:
                 teller("load", 1, 1)
@@ -147,6 +167,14 @@ def _perform(
     )
 
 
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    """Keep other runs out of a work folder, and so from its output."""
+    from flashportrait.media.lock import held
+
+    refusal = f"another run is writing to '{folder}': wait for its end, or give another output"
+    return held(folder, refusal)
+
+
 def work_of(job: Job, *, resume: bool) -> WorkDirectory:
     """The work folder of a run: a new one, or the one to go on with.
 
@@ -156,7 +184,7 @@ def work_of(job: Job, *, resume: bool) -> WorkDirectory:
     from flashportrait.workdir import WorkDirectory
 
     path = WorkDirectory.beside(job.output)
-    if resume and not job.restart and (path / "manifest.json").is_file():
+    if resume and not job.restart and WorkDirectory.is_one(path):
         work = WorkDirectory.open(path)
         before, now = Job.from_dict(work.command).to_dict(), job.absolute().to_dict()
         for name in now.keys() - {*NOT_COMPARED}:
