@@ -13,10 +13,20 @@ from flashportrait.errors import UserError
 from flashportrait.job import Job, ModelCache, run
 from flashportrait.job.memory import plan_memory
 from flashportrait.weights import plan as planning
+from flashportrait.weights.hub import WEIGHTS
 from flashportrait.weights.plan import Machine
 
 GB = 10**9
 SMALL, LARGE = (12, 32), (140, 256)
+
+
+@pytest.fixture
+def weights_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files in the place of the 14B's; nothing reads them."""
+    for weight in WEIGHTS.values():
+        if weight.name != "face_landmarker":
+            (tmp_path / weight.name).write_bytes(b"stands in")
+            monkeypatch.setenv(weight.variable, str(tmp_path / weight.name))
 
 
 def machine(vram: float, ram: float) -> Machine:
@@ -40,6 +50,7 @@ def test_what_is_predicted_takes_no_time():
     assert planned(LARGE, model="14b", emotion_scale=1).seconds == pytest.approx(0.5 * exact, rel=0.02)
 
 
+@pytest.mark.usefixtures("weights_there")
 def test_the_plan_is_told_and_its_windows_are_settled(
     portrait: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -66,6 +77,23 @@ def test_the_plan_is_told_and_its_windows_are_settled(
         assert part in line
 
 
+@pytest.mark.parametrize("model", ["14b", "14b-fast"])
+def test_absent_weights_are_told_before_memory(
+    model: str, portrait: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(planning, "detect_machine", lambda device: machine(4, 16))
+    monkeypatch.setenv("FLASHPORTRAIT_CACHE", str(tmp_path / "cache"))
+    jobs = [Job(portrait, driver, tmp_path / "out.mp4", model=model) for driver in (template, portrait)]
+    for job in jobs:
+        with pytest.raises(UserError, match=r"transformer\.pt.*flashportrait download 14b") as refused:
+            run(job)
+        assert ("fast_vae.pth" in str(refused.value)) == (model == "14b-fast")
+        assert ("pd_fpg.pth" in str(refused.value)) == (job.driving == portrait)
+    with pytest.raises(UserError, match="download 14b"):
+        jobs[0].check()
+
+
+@pytest.mark.usefixtures("weights_there")
 def test_too_small_a_machine_is_told_before_anything_is_loaded(
     portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

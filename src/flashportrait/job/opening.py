@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashportrait.errors import UserError
 from flashportrait.job.job import MODELS, Job
+from flashportrait.job.memory import PLANNED
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +42,7 @@ def open_inputs(job: Job) -> Inputs:
     from flashportrait.media.writer import check_output
 
     output = check_output(job.output, [job.portrait, job.driving])
-    check_model(job.model)
+    check_model(job)
     for file in job.lora:
         if not file.exists():
             raise UserError(f"there is no LoRA '{file}'")
@@ -50,14 +51,18 @@ def open_inputs(job: Job) -> Inputs:
     return Inputs(portrait, driving if hasattr(driving, "info") else None, driving, output)
 
 
-def check_model(name: str) -> None:
-    """Refuse a model that is neither a known name nor a folder.
+def check_model(job: Job) -> None:
+    """Refuse a model that is neither a known name nor a folder, and the 14B where its files are not.
 
     Raises:
-        UserError: what there is instead.
+        UserError: what there is instead, or what has to be fetched.
     """
-    if name not in MODELS and not Path(name).is_dir():
-        raise UserError(f"there is no model '{name}': give {', '.join(MODELS)} or the folder of a saved pipeline")
+    if job.model not in MODELS and not Path(job.model).is_dir():
+        raise UserError(f"there is no model '{job.model}': give {', '.join(MODELS)} or the folder of a saved pipeline")
+    if job.model in PLANNED:
+        from flashportrait.weights.loading import check_files
+
+        check_files(fast=job.model.endswith("-fast"), videos=job.driving.suffix.lower() != TEMPLATE_SUFFIX)
 
 
 def open_driving(job: Job) -> VideoReader | MotionFeatures:

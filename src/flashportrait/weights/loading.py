@@ -16,7 +16,7 @@ import torch
 from flashportrait.errors import UserError
 from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
 from flashportrait.weights.convert import KeyTable, Rule
-from flashportrait.weights.hub import WEIGHTS, Weight, locate_weight
+from flashportrait.weights.hub import WEIGHTS, Weight, cache_folder, locate_weight
 from flashportrait.weights.lora import Lora, load_lora
 from flashportrait.weights.official import (
     empty_image_encoder,
@@ -40,6 +40,33 @@ ORIGINAL_TOKENIZER = "google/umt5-xxl"
 
 SHIFT = 5.0
 """Of the noise schedule that the 14B samples with."""
+
+
+NEEDED = ("transformer_14b", "portrait_encoder_14b", "wan_14b")
+"""The 14B's files, by their names in ``hub.WEIGHTS``."""
+NEEDED_FAST = ("fast_lora_14b", "fast_vae_14b")
+NEEDED_FOR_VIDEOS = ("pdfgc", "face_det_14b", "face_landmark_14b")
+"""What reads motion for it; templates hold it already."""
+
+
+def check_files(*, fast: bool, videos: bool) -> None:
+    """Refuse to begin without the 14B's files; nothing is read.
+
+    Args:
+        fast: with the 4-step LoRA and the tiny VAE.
+        videos: the driver is a video, not a template.
+
+    Raises:
+        UserError: what is not there, and how to fetch it.
+    """
+    needed = (*NEEDED, *(NEEDED_FAST if fast else ()), *(NEEDED_FOR_VIDEOS if videos else ()))
+    absent = [WEIGHTS[name] for name in needed if locate_weight(name) is None]
+    if absent:
+        raise UserError(
+            f"the 14B isn't on this machine whole: {', '.join(weight.file for weight in absent)} not found in "
+            f"{cache_folder()}; run `flashportrait download 14b`, or name a file by its variable "
+            f"(as {absent[0].variable}); the embedded model (nano) needs no download"
+        )
 
 
 @dataclass(frozen=True)
