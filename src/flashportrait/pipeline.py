@@ -42,8 +42,9 @@ from flashportrait.inputs import (
 from flashportrait.models.clip_vision import clip_tokens
 from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.streaming_vae import encode_portrait, streaming_decoder
+from flashportrait.models.transformer import with_mask
 from flashportrait.prompts import encode_prompt
-from flashportrait.reference import HEAD_POSE, PortraitFirst, PortraitTurned, Reference, with_mask
+from flashportrait.reference import HEAD_POSE, PortraitFirst, PortraitTurned, Reference
 from flashportrait.result import PortraitVideo, RunReport, to_pictures
 from flashportrait.sampling.denoise import check_memory, denoiser
 from flashportrait.sampling.fitted import FittedPrediction

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from flashportrait.errors import UserError
 from flashportrait.models.tiny_vae import TEMPORAL_RATIO, State, TinyVideoAutoencoder
+from flashportrait.models.transformer import with_mask
 from flashportrait.rig.photo import PhotoRig
 from flashportrait.sampling.windows import Window
 
@@ -137,9 +137,3 @@ class PortraitTurned:
             if len(self._drawn) > KEPT_PICTURES:
                 del self._drawn[next(iter(self._drawn))]
         return self._drawn[index].float()
-
-
-def with_mask(portrait_latents: Tensor) -> Tensor:
-    """Portrait latents of a window [b 16 f h w] -> [b 20 f h w], before them the mask: 1 on the first frame, else 0."""
-    mask = F.pad(torch.ones_like(portrait_latents[:, :4, :1]), (0, 0, 0, 0, 0, portrait_latents.shape[2] - 1))
-    return torch.cat([mask, portrait_latents], dim=1)

@@ -308,3 +308,14 @@ class FlashPortraitTransformer3DModel(WanTransformer3DModel):
         h, w = hidden_states.shape[-2:]
         if h % self.config.patch_size[1] or w % self.config.patch_size[2]:
             raise ValueError(f"latents are {h}x{w}; both must be multiples of the patch {self.config.patch_size[1:]}")
+
+
+def with_mask(reference: Tensor, strength: float | Tensor = 0.0) -> Tensor:
+    """Reference latents of a window ``[b 16 f h w]`` -> ``[b 20 f h w]``, before them four channels of a mask.
+
+    As released, the mask is 1 on the first latent frame and 0 on the others. Where a reference shows the portrait in
+    every frame, the others hold the ``strength`` of the expression drawn in it, one number in [0, 1] or ``[b]``.
+    """
+    mask = torch.ones_like(reference[:, :4])
+    mask[:, :, 1:] = torch.as_tensor(strength).to(mask).view(-1, 1, 1, 1, 1)
+    return torch.cat([mask, reference], dim=1)

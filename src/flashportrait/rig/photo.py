@@ -74,8 +74,8 @@ class WarpResult:
     motion: Tensor
     """[t 57] the rows drawn, after the limits: the truth about the frames"""
     flow: Tensor
-    """[t 2 s s] right and down, in pixels: what a pixel shows lies so far from it in ``PhotoRig.turn``'s picture of the
-    same head pose; NaN where that doesn't show it, inside the mouth and between the lids"""
+    """[t 2 s s] right and down, in pixels: what a pixel shows lies so far from it in the reference with the same head
+    pose (``PhotoRig.reference``); NaN where that doesn't show it, inside the mouth and between the lids"""
 
 
 def rotation_matrices(angles: Tensor) -> Tensor:
@@ -116,12 +116,12 @@ def head_pose_limits(own_row: Tensor, reach: tuple[float, ...] = TRUE_REACH) -> 
     return own - reach + hidden.clamp(min=0), own + reach + hidden.clamp(max=0)
 
 
-def limit_motion(own_row: Tensor, motion: Tensor) -> Tensor:
+def limit_motion(own_row: Tensor, motion: Tensor, reach: tuple[float, ...] = TRUE_REACH) -> Tensor:
     """Motion rows [t 57] within what a photo with ``own_row`` [57] can be warped to.
 
     Actions that the expression basis lacks stay as they are in the photo.
     """
-    lowest, highest = head_pose_limits(own_row)
+    lowest, highest = head_pose_limits(own_row, reach)
     head = torch.maximum(torch.minimum(motion[:, :6], highest), lowest)
     movable = load_face_mesh().to(motion.device).expression_basis.abs().amax((1, 2)) > LEAST_MOVE_CM
     return torch.cat((head, torch.where(movable, motion[:, 6:].clamp(0, 1), own_row[6:])), 1)
@@ -192,23 +192,58 @@ class PhotoRig:
         self.is_lip = pad(mesh.triangles_inside(OUTER_LIPS)) | self.mouth_hole
         self.is_eye = pad(mesh.triangles_inside(rims[0], 1.5) | mesh.triangles_inside(rims[1], 1.5))
 
-    def animate(self, motion: Tensor, size: int = 128) -> WarpResult:
-        """The photo with the motion rows [t 57], as ``size`` x ``size`` frames."""
+    def animate(self, motion: Tensor, size: int = 128, strength: float = 0.0) -> WarpResult:
+        """The photo with the motion rows [t 57], as ``size`` x ``size`` frames, within ``TRUE_REACH``.
+
+        ``strength``: of the expression in the reference from which the result's flow leads.
+        """
         motion = limit_motion(self.own_row, motion)
-        offsets = self.mesh.displacement(self.own_row[6:], motion[:, 6:])
-        head = self._close_openings(self.head + offsets, offsets)
-        inner = (self.scale * head @ self.rotation.mT + self.centre)[..., :2]
-        frames, index, maps = self._draw(head, motion[:, :6], self._texture_maps(inner, offsets), size)
+        frames, index, maps = self._animate(motion, size)
         covered = index.clamp_min(0)
-        frames = _soften_edges(frames, self.opening[covered])
-        turned = self._corners(self.head.expand(len(head), -1, -1), motion[:, :6], size)[..., :2]
-        flow = _positions(index, turned.mT @ maps, 1.0) - _pixel_centres(size, index.device)
+        shown = self._corners(self._expressive(self._with_strength(motion, strength))[0], motion[:, :6], size)[..., :2]
+        flow = _positions(index, shown.mT @ maps, 1.0) - _pixel_centres(size, index.device)
         flow = flow.masked_fill(self.opening[covered].unsqueeze(-1), torch.nan).permute(0, 3, 1, 2)
         masks = [
             (flags[covered] & (index >= 0)).unsqueeze(1).to(frames.dtype)
             for flags in (self.is_face, self.is_lip, self.is_eye)
         ]
         return WarpResult(frames, *masks, motion=motion, flow=flow)
+
+    def reference(self, motion: Tensor, size: int = 128, strength: float = 1.0) -> Tensor:
+        """The photo with the head pose of the motion rows [t 57] and, by ``strength`` in [0, 1], their expression.
+
+        At 0 it keeps its own expression, at 1 it takes the rows'. Poses beyond ``GUIDE_REACH`` are drawn there. Returns
+        [t 3 size size] in [0, 1].
+        """
+        if strength == 0:
+            return self.turn(motion[:, :6], size)
+        motion = self._with_strength(limit_motion(self.own_row, motion, GUIDE_REACH), strength)
+        # On a CPU one at a time: four together are a fifth faster, and take four times the memory.
+        together = 1 if self.rest.device.type == "cpu" else max(1, len(motion))
+        return torch.cat([self._animate(part, size)[0] for part in motion.split(together)])
+
+    def landmarks(self, motion: Tensor) -> Tensor:
+        """Where the face's landmarks are in ``animate``'s pictures, in the photo's pixels, [t 478 3]."""
+        motion = limit_motion(self.own_row, motion)
+        return self._pose(self._expressive(motion)[0], motion[:, :6])[:, :LANDMARKS]
+
+    def _with_strength(self, motion: Tensor, strength: float) -> Tensor:
+        """Motion rows [t 57] whose expression is ``strength`` of the way from the photo's own."""
+        own = self.own_row[6:]
+        return torch.cat((motion[:, :6], own + strength * (motion[:, 6:] - own)), 1)
+
+    def _expressive(self, motion: Tensor) -> tuple[Tensor, Tensor]:
+        """Heads [t 478 3] with the expression of motion rows [t 57], and what moved each landmark before openings
+        were closed."""
+        offsets = self.mesh.displacement(self.own_row[6:], motion[:, 6:])
+        return self._close_openings(self.head + offsets, offsets), offsets
+
+    def _animate(self, motion: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``_draw``, of motion rows [t 57]."""
+        head, offsets = self._expressive(motion)
+        inner = (self.scale * head @ self.rotation.mT + self.centre)[..., :2]
+        frames, index, maps = self._draw(head, motion[:, :6], self._texture_maps(inner, offsets), size)
+        return _soften_edges(frames, self.opening[index.clamp_min(0)]), index, maps
 
     def turn(self, head_pose: Tensor, size: int = 128) -> Tensor:
         """The photo with its head posed by the first six columns of motion rows [t 6], its expression kept.

@@ -5,6 +5,7 @@ Scenes are drawn once, encoded once and kept: drawing and encoding cost more tha
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -28,7 +29,7 @@ from flashportrait.face.blendshapes import FaceLandmarker
 from flashportrait.face.motion import HEAD_POSE_NAMES
 from flashportrait.models.tiny_vae import SPATIAL_RATIO, TEMPORAL_RATIO, TinyVideoAutoencoder
 from flashportrait.rig.photo import RIG_PIXELS, PhotoRig
-from flashportrait.training.photos import PhotoSet, fit_motion
+from flashportrait.training.photos import Photo, PhotoSet, fit_motion
 
 PERFORMANCE_MIX = {"talking": 0.1, "mixed": 0.08, "large": 0.1, "calm": 0.02, "keyframes": 0.5, "wide": 0.2}
 """Shares of the kinds of motion. ``keyframes`` glides between unrelated expressions, so that every corner is seen;
@@ -43,6 +44,17 @@ the frames between are cheap, but teach it little."""
 
 SCENES_TOGETHER = 8
 """Drawn people that a GPU draws in one pass: 13 frames of 256 px of each take some 4 GB there."""
+
+REVERSED = 0.5
+"""Share of photographs' scenes whose truth is the photograph and whose portrait is made from it."""
+MADE_TURN = (5.0, 25.0)
+"""Degrees by which a portrait that is made from a photograph is turned."""
+SMALL_MOTION = 0.15
+"""Of a performance, where a photograph stands for the truth."""
+FULL_STRENGTH = 0.6
+"""Share of scenes whose reference shows the expression in full, as in use; half of the others are spread evenly."""
+STRENGTH_ENDS = 0.5
+"""How far beyond [0, 1] strengths are drawn, and brought back to its ends: references without expression, too."""
 
 FLOW_RATIO = 2
 """Rows and columns of a frame for each of its kept flow, which is smooth."""
@@ -97,7 +109,9 @@ class Scenes(TensorRecord):
     frames: Tensor
     """[n t 3 s s] uint8"""
     reference: Tensor
-    """[n t 3 s s] uint8: the portrait with its head turned as in the frame, its expression its own"""
+    """[n t 3 s s] uint8: the portrait with its head turned as in the frame, and some of the frame's expression"""
+    strength: Tensor
+    """[n] float32 in [0, 1]: how much of it; 0 keeps the portrait's own"""
     motion: Tensor
     """[n t 57] float32 motion rows; head displacement and scale are relative to the portrait's"""
     weight: Tensor
@@ -112,6 +126,7 @@ class Scenes(TensorRecord):
         portrait: Tensor,
         frames: Tensor,
         reference: Tensor,
+        strength: Tensor,
         motion: Tensor,
         weight: Tensor,
         flow: Tensor | None = None,
@@ -121,7 +136,11 @@ class Scenes(TensorRecord):
         if flow is None:
             flow = torch.full_like(frames[:, :, :2], torch.nan)
         return cls(
-            *pictures, motion.float().cpu(), _pooled(weight, SPATIAL_RATIO).cpu(), _pooled(flow, FLOW_RATIO).cpu()
+            *pictures,
+            strength.float().cpu(),
+            motion.float().cpu(),
+            _pooled(weight, SPATIAL_RATIO).cpu(),
+            _pooled(flow, FLOW_RATIO).cpu(),
         )
 
 
@@ -171,6 +190,14 @@ def draw_kind(generator: torch.Generator) -> str:
     return list(PERFORMANCE_MIX)[int(torch.multinomial(shares, 1, generator=generator))]
 
 
+def draw_strength(generator: torch.Generator) -> float:
+    """How much of the expression a reference shows: all of it, as in use, or any part, or none."""
+    if torch.rand((), generator=generator) < FULL_STRENGTH:
+        return 1.0
+    part = float(torch.rand((), generator=generator)) * (1 + 2 * STRENGTH_ENDS) - STRENGTH_ENDS
+    return min(max(part, 0.0), 1.0)
+
+
 def loss_weight(face: Tensor, lips: Tensor, eyes: Tensor) -> Tensor:
     """``1 + face + lips`` as in the paper, and twice the lips and eyes: they are small and carry the expression."""
     return 1 + face + 2 * lips + 2 * eyes
@@ -202,12 +229,15 @@ class AvatarScenes:
         performed = torch.stack(motion).to(self.device)
         drawn = render(Identity.join(identities).repeat(frames), performed.flatten(0, 1), size=size)
         weight = loss_weight(drawn.face_mask, drawn.lip_mask, drawn.eye_mask)
-        poses = performed[..., : len(HEAD_POSE_NAMES)]
-        turned = [rig.turn(pose, size) for rig, pose in zip(rigs, poses, strict=True)]
+        strengths = [draw_strength(generator) for _ in range(count)]
+        references = [
+            rig.reference(rows, size, strength) for rig, rows, strength in zip(rigs, performed, strengths, strict=True)
+        ]
         return Scenes.from_pictures(
             torch.cat(portraits),
             drawn.frames.unflatten(0, (count, frames)),
-            torch.stack(turned),
+            torch.stack(references),
+            torch.tensor(strengths),
             performed,
             weight.unflatten(0, (count, frames)),
         )
@@ -233,7 +263,12 @@ class AvatarScenes:
 
 
 class PhotoScenes:
-    """Photographs animated by warping: real skin, hair and light; expression is known as well as the warp is true."""
+    """Photographs animated by warping: real skin, hair and light; expression is known as well as the warp is true.
+
+    A warp can teach nothing that warping doesn't know, so some scenes are turned round (``REVERSED``): another portrait
+    is made of the photograph by warping it, and what is asked for is the photograph itself, moved a little. The truth
+    then has real teeth, lids and creases, where its reference has a painted mouth and stretched skin.
+    """
 
     def __init__(self, photos: PhotoSet, device: str = "cpu"):
         self.photos = photos
@@ -244,15 +279,53 @@ class PhotoScenes:
 
     def _scene(self, frames: int, size: int, generator: torch.Generator) -> Scenes:
         photo = self.photos.sample(generator).to(self.device)
-        motion = fit_motion(photo.row, sample_motion(draw_kind(generator), frames, generator).to(self.device))
-        rig = PhotoRig(photo.image, photo.landmarks, photo.row)
-        drawn = rig.animate(motion, size)
-        turned = rig.turn(drawn.motion[:, : len(HEAD_POSE_NAMES)], size)
-        portrait = F.interpolate(photo.image[None], (size, size), mode="bilinear", antialias=True)
+        strength = draw_strength(generator)
+        performed = sample_motion(draw_kind(generator), frames, generator).to(self.device)
+        truth = PhotoRig(photo.image, photo.landmarks, photo.row)
+        if torch.rand((), generator=generator) < REVERSED:
+            portrait = made_portrait(photo, generator)
+            drawn = truth.animate(small_motion(photo.row, performed), size)
+            rig = PhotoRig(portrait.image, portrait.landmarks, portrait.row)
+            flow = torch.full_like(drawn.flow, torch.nan)
+        else:
+            portrait, rig = photo, truth
+            drawn = truth.animate(fit_motion(photo.row, performed), size, strength)
+            flow = drawn.flow
+        reference = rig.reference(drawn.motion, size, strength)
+        seen = F.interpolate(portrait.image[None], (size, size), mode="bilinear", antialias=True)
         weight = loss_weight(drawn.face_mask, drawn.lip_mask, drawn.eye_mask)
         return Scenes.from_pictures(
-            portrait, drawn.frames[None], turned[None], drawn.motion[None], weight[None], drawn.flow[None]
+            seen,
+            drawn.frames[None],
+            reference[None],
+            torch.tensor([strength]),
+            drawn.motion[None],
+            weight[None],
+            flow[None],
         )
+
+
+def made_portrait(photo: Photo, generator: torch.Generator) -> Photo:
+    """Another portrait of the same person, made by warping: turned by 5 to 25 degrees, with another expression.
+
+    Its landmarks are those of the mesh it was drawn with, so they are exact.
+    """
+    rig = PhotoRig(photo.image, photo.landmarks, photo.row)
+    row = sample_motion("wide", 2, generator)[1:].to(photo.row)
+    least, greatest = (math.radians(angle) for angle in MADE_TURN)
+    turn = (least + (greatest - least) * torch.rand((), generator=generator)).item()
+    direction = torch.randn(3, generator=generator) * torch.tensor([1.0, 0.5, 0.6])
+    row[:, :3] = photo.row[:3] + (turn * F.normalize(direction, dim=0)).to(row)
+    row[:, 3 : len(HEAD_POSE_NAMES)] = 0
+    drawn = rig.animate(row, photo.image.shape[-1])
+    return Photo(drawn.frames[0], rig.landmarks(row)[0], drawn.motion[0])
+
+
+def small_motion(own_row: Tensor, performed: Tensor) -> Tensor:
+    """A performance [t 57] brought near to a photograph's own row [57], where its warp is all but the truth."""
+    near = own_row + SMALL_MOTION * (performed - own_row)
+    near[:, 3 : len(HEAD_POSE_NAMES)] = SMALL_MOTION * performed[:, 3 : len(HEAD_POSE_NAMES)]
+    return near
 
 
 def scene_places(paths: Iterable[Path]) -> list[tuple[Path, int]]:
@@ -335,7 +408,9 @@ class LatentScenes(TensorRecord):
     latents: Tensor
     """[n f 16 h w] of the frames, float16"""
     reference: Tensor
-    """[n f 16 h w] of the turned portrait, float16"""
+    """[n f 16 h w] of the references, float16"""
+    strength: Tensor
+    """[n] float32 in [0, 1], of the expression in the references"""
     portrait: Tensor
     """[n 3 s s] uint8"""
     motion: Tensor
@@ -375,6 +450,7 @@ def _encode(scenes: Scenes, vae: TinyVideoAutoencoder) -> LatentScenes:
     return LatentScenes(
         latents=encode(frames, reference),
         reference=encode(reference),
+        strength=scenes.strength,
         portrait=scenes.portrait,
         motion=scenes.motion,
         weight=torch.cat([weight[:, :1], later], dim=1).half(),

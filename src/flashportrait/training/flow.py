@@ -18,7 +18,7 @@ from flashportrait.face.motion import BLENDSHAPES
 from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.portrait_encoder import PortraitEncoder
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
-from flashportrait.models.transformer import FlashPortraitTransformer3DModel
+from flashportrait.models.transformer import FlashPortraitTransformer3DModel, with_mask
 from flashportrait.training.data import LatentScenes
 from flashportrait.training.loop import LoopConfig, Stage, build_optimizers
 from flashportrait.training.samples import save_sheet
@@ -126,6 +126,7 @@ class PortraitModel(nn.Module):
         latents: Tensor,
         sigma: Tensor,
         reference: Tensor,
+        strength: Tensor,
         portrait: Tensor,
         motion: Tensor,
         expression_scale: float | Tensor = 1.0,
@@ -135,16 +136,15 @@ class PortraitModel(nn.Module):
         Args:
             latents: noisy, ``[b c f h w]``.
             sigma: noise level, ``[b]`` in [0, 1].
-            reference: latents of the turned portrait, ``[b c f h w]``.
+            reference: latents of the references, ``[b c f h w]``.
+            strength: of the expression in them, ``[b]`` in [0, 1].
             portrait: ``[b 3 s s]`` in [0, 1].
             motion: ``[b 4(f-1)+1 57]``.
             expression_scale: 1, or 0 for a sample without expression.
         """
-        mask = torch.zeros_like(latents[:, :4])
-        mask[:, :, 0] = 1
         tokens = self.portrait_encoder(motion)
         return self.transformer(
-            torch.cat([latents, mask, reference], dim=1),
+            torch.cat([latents, with_mask(reference, strength)], dim=1),
             1000 * sigma,
             latents.new_zeros(len(latents), 1, self.transformer.config.text_dim),
             self.image_encoder(portrait),
@@ -220,10 +220,10 @@ def _channels_first(part: Tensor) -> Tensor:
     return rearrange(part.float(), "b f c h w -> b c f h w")
 
 
-def _conditions(scenes: LatentScenes, reference: Tensor, config: FlowConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Reference, portrait and motion, as ``PortraitModel`` takes them."""
+def _conditions(scenes: LatentScenes, reference: Tensor, config: FlowConfig) -> tuple[Tensor, ...]:
+    """References, their strength, portrait and motion, as ``PortraitModel`` takes them."""
     motion = scenes.motion + config.motion_noise * torch.randn_like(scenes.motion)
-    return reference, scenes.portrait.float() / 255, motion
+    return reference, scenes.strength, scenes.portrait.float() / 255, motion
 
 
 def _noise_levels(like: Tensor, config: FlowConfig) -> Tensor:
@@ -244,7 +244,7 @@ def sample_latents(
     sigmas = shift * grid / (1 + (shift - 1) * grid)
     for sigma, following in pairwise(sigmas):
         level = torch.full((len(x),), float(sigma), device=x.device)
-        velocity = model(x, level, reference, scenes.portrait.float() / 255, scenes.motion)
+        velocity = model(x, level, reference, scenes.strength, scenes.portrait.float() / 255, scenes.motion)
         x = x + float(following - sigma) * velocity.float()
     return rearrange(x, "b c f h w -> b f c h w")
 
