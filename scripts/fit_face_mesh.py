@@ -17,7 +17,7 @@ import torch
 
 from flashportrait.face.blendshapes import ROW_INDICES
 from flashportrait.rig import mesh as face_mesh
-from flashportrait.rig.photo import head_angles
+from flashportrait.rig.pose import head_angles
 
 MAX_YAW = math.radians(20)
 """Faces turned further are left out: half of what they show is guessed."""

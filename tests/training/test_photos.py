@@ -18,8 +18,8 @@ from flashportrait.face.motion import BLENDSHAPE_NAMES, HEAD_POSE_NAMES
 from flashportrait.face.pose import rotation_matrix
 from flashportrait.models.tiny_vae import bend
 from flashportrait.rig.mesh import IRISES, load_face_mesh, mirrored_coefficients
-from flashportrait.rig.photo import (
-    PhotoRig,
+from flashportrait.rig.photo import PhotoRig
+from flashportrait.rig.pose import (
     head_angles,
     head_pose_limits,
     limit_motion,
@@ -179,7 +179,7 @@ def test_flow_bends_the_turned_photo_into_the_animated_one():
     rows = rig.own_row.repeat(3, 1)
     rows[1, COLUMNS["jawOpen"]], rows[1, COLUMNS["roll"]], rows[2, COLUMNS["yaw"]] = 0.8, 0.2, 0.3
     rows[2, [COLUMNS[name] for name in (*both("eyeBlink", 1), *both("mouthSmile", 1))]] = 0.9
-    drawn, turned = rig.animate(rows, 128), rig.turn(rows[:, :6], 128)
+    drawn, turned = rig.animate(rows, 128), rig.draw(rows, 128, 0)
     known = drawn.flow.isfinite()
     assert known.float().mean(dim=(1, 2, 3)).min() > 0.97
     # A photo of its own row isn't bent; a jaw that opens has the inside of a mouth, which isn't known.

@@ -4,12 +4,14 @@ from dataclasses import fields
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from flashportrait.avatars.identity import Identity, sample_identities
 from flashportrait.errors import UserError
 from flashportrait.rig.mesh import average_landmarks
-from flashportrait.rig.photo import GUIDE_REACH, PhotoRig, head_pose_limits
+from flashportrait.rig.photo import PhotoRig
+from flashportrait.rig.pose import GUIDE_REACH, head_pose_limits
 from flashportrait.training.data import AvatarScenes, Scenes
 
 
@@ -31,7 +33,7 @@ def test_joined_identities_are_their_parts():
 
 def test_scenes_of_an_older_version_are_refused(tmp_path):
     frames, rows = torch.zeros(1, 5, 3, 16, 16), torch.zeros(1, 5, 57)
-    scenes = Scenes.from_pictures(frames[:, 0], frames, frames, rows, torch.ones(1, 5, 1, 16, 16))
+    scenes = Scenes.from_pictures(frames[:, 0], frames, frames, torch.ones(1), rows, torch.ones(1, 5, 1, 16, 16))
     old = {field.name: getattr(scenes, field.name) for field in fields(Scenes) if field.name != "flow"}
     save_file(old, tmp_path / "old.safetensors")
     for read in (Scenes.load, lambda path: Scenes.read(path, 0)):
@@ -46,9 +48,6 @@ def test_turning_is_the_same_in_passes_of_any_length(together):
     rig = PhotoRig(image, average_landmarks((48.0, 50.0), 50.0), torch.zeros(57))
     poses = 0.2 * torch.randn(5, 6, generator=generator)
     lowest, highest = head_pose_limits(rig.own_row, GUIDE_REACH)
-    texture = rig.rest[rig.triangles, :2].expand(together, -1, -1, -1)
-    drawn = [
-        rig._draw(rig.head.expand(len(part), -1, -1), part, texture[: len(part)], 48)[0]
-        for part in torch.maximum(torch.minimum(poses, highest), lowest).split(together)
-    ]
-    torch.testing.assert_close(torch.cat(drawn), rig.turn(poses, 48), rtol=0, atol=0)
+    limited = torch.maximum(torch.minimum(poses, highest), lowest)
+    turned = torch.cat([rig._turn(part, 48, 48) for part in limited.split(together)])
+    torch.testing.assert_close(turned, rig.draw(F.pad(poses, (0, 51)), 48, 0), rtol=0, atol=0)

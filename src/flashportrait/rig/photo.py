@@ -7,14 +7,13 @@ and neck along and come to rest at the border of the picture. Mouth and eye open
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashportrait.rig.interior import SLIT_PIXELS, paint_interior
+from flashportrait.rig.interior import SLIT_PIXELS
 from flashportrait.rig.mesh import (
     INNER_LIPS_LOWER,
     INNER_LIPS_UPPER,
@@ -25,28 +24,21 @@ from flashportrait.rig.mesh import (
     MESH_LANDMARKS,
     OUTER_LIPS,
     UPPER_LIDS,
-    FaceMesh,
-    fit_similarity,
     load_face_mesh,
     smoothstep,
 )
+from flashportrait.rig.pose import GUIDE_REACH, fit_head, head_pose_limits, limit_motion, rotation_matrices
 from flashportrait.rig.rasterizer import barycentric_maps, rasterize
+from flashportrait.rig.texture import PhotoTexture
 
-TRUE_REACH = (math.radians(25), math.radians(18), math.radians(20), 0.12, 0.12, 0.15)
-"""Largest change of each head pose column (yaw, pitch, roll, x and y in units of the face's height, log scale) from the
-photo's own at which a warp still passes for the truth; beyond, the mesh shows sides that the photo lacks."""
-GUIDE_REACH = (math.radians(33), math.radians(24), math.radians(28), 0.25, 0.25, 0.3)
-"""The same for a warp that a network is only shown, as its reference."""
-HIDDEN_SIDE_CAUTION = 0.9
-"""A photo turned by an angle may turn back past its front by this much of it less: that side of it is foreshortened."""
 RIG_PIXELS = 2
 """A picture is turned from one this much larger than the frames drawn, so that drawing anew costs no sharpness."""
 DEPTH_GAIN = 1.3
 """Correction of the landmarks' depths, calibrated so that a head turned by an angle is read as turned by it."""
-LEAST_MOVE_CM = 0.15
-"""Actions that move no landmark this far in the expression basis are unknown to it."""
 RINGS = (0.05, 0.12, 0.22, 0.35, 0.5, 0.7, 1.0)
 """Rings around the face, as fractions of the way from its outline to beyond the picture's border."""
+OVERHANG = 0.15
+"""How far beyond the picture's border the last ring lies, in units of its side, where the border may move."""
 RING_DEPTH_CM = 2.0
 """How far behind the face's outline the rings lie: little enough for hair to turn with the face without folding."""
 UPPER_LIP_SHARE = 0.35
@@ -57,6 +49,9 @@ CREASE_SHARE = 0.35
 """How far the skin above an upper lid follows it down, so that a closed lid is made of more than its darkest edge."""
 GAZE_LIMIT = (0.3, 0.22)
 """Largest shift of an iris across and along the picture, in units of the eye's width."""
+
+Size = int | tuple[int, int]
+"""Height and width of frames in pixels; one number for both, or a square's."""
 
 
 @dataclass(frozen=True)
@@ -78,92 +73,44 @@ class WarpResult:
     pose (``PhotoRig.reference``); NaN where that doesn't show it, inside the mouth and between the lids"""
 
 
-def rotation_matrices(angles: Tensor) -> Tensor:
-    """Head rotations in the head frame (x right, y down, z away) from yaw, pitch and roll [... 3] -> [... 3 3].
-
-    The same rotation as ``face.pose.rotation_matrix``, in picture axes.
-    """
-    (cos_y, cos_p, cos_r), (sin_y, sin_p, sin_r) = angles.cos().unbind(-1), angles.sin().unbind(-1)
-    one, zero = torch.ones_like(cos_y), torch.zeros_like(cos_y)
-
-    def matrix(*entries: Tensor) -> Tensor:
-        return torch.stack(entries, -1).unflatten(-1, (3, 3))
-
-    about_y = matrix(cos_y, zero, -sin_y, zero, one, zero, sin_y, zero, cos_y)
-    about_x = matrix(one, zero, zero, zero, cos_p, sin_p, zero, -sin_p, cos_p)
-    about_z = matrix(cos_r, -sin_r, zero, sin_r, cos_r, zero, zero, zero, one)
-    return about_y @ about_x @ about_z
-
-
-def rotation_angles(rotation: Tensor) -> Tensor:
-    """Yaw, pitch and roll [... 3] of rotations [... 3 3]; the inverse of ``rotation_matrices`` for |pitch| < pi / 2."""
-    yaw = torch.atan2(-rotation[..., 0, 2], rotation[..., 2, 2])
-    pitch = torch.asin(rotation[..., 1, 2].clamp(-1, 1))
-    roll = torch.atan2(rotation[..., 1, 0], rotation[..., 1, 1])
-    return torch.stack((yaw, pitch, roll), -1)
-
-
-def head_angles(landmarks: Tensor) -> Tensor:
-    """Yaw, pitch and roll [... 3] of faces from their landmarks [... 478 3] in pixels."""
-    mesh = load_face_mesh().to(landmarks.device)
-    return rotation_angles(_fit_head(landmarks, mesh)[1])
-
-
-def head_pose_limits(own_row: Tensor, reach: tuple[float, ...] = TRUE_REACH) -> tuple[Tensor, Tensor]:
-    """Lowest and highest head pose columns [6] that a photo with ``own_row`` [57] can be warped to."""
-    reach, own = own_row.new_tensor(reach), own_row[:6]
-    hidden = HIDDEN_SIDE_CAUTION * F.pad(own[:1], (0, 5))
-    return own - reach + hidden.clamp(min=0), own + reach + hidden.clamp(max=0)
-
-
-def limit_motion(own_row: Tensor, motion: Tensor, reach: tuple[float, ...] = TRUE_REACH) -> Tensor:
-    """Motion rows [t 57] within what a photo with ``own_row`` [57] can be warped to.
-
-    Actions that the expression basis lacks stay as they are in the photo.
-    """
-    lowest, highest = head_pose_limits(own_row, reach)
-    head = torch.maximum(torch.minimum(motion[:, :6], highest), lowest)
-    movable = load_face_mesh().to(motion.device).expression_basis.abs().amax((1, 2)) > LEAST_MOVE_CM
-    return torch.cat((head, torch.where(movable, motion[:, 6:].clamp(0, 1), own_row[6:])), 1)
-
-
-def _fit_head(landmarks: Tensor, mesh: FaceMesh) -> tuple[Tensor, Tensor, Tensor]:
-    canonical = mesh.canonical_face[:MESH_LANDMARKS].expand_as(landmarks[..., :MESH_LANDMARKS, :])
-    return fit_similarity(canonical, landmarks[..., :MESH_LANDMARKS, :], mesh.pose_weights)
-
-
 class PhotoRig:
     """One photograph made ready to be animated."""
 
-    def __init__(self, image: Tensor, landmarks: Tensor, own_row: Tensor) -> None:
-        """image: [3 h h] in [0, 1]; landmarks: [478 3] in its pixels; own_row: [57], the photo's own motion row."""
+    def __init__(self, image: Tensor, landmarks: Tensor, own_row: Tensor, *, still_border: bool = False) -> None:
+        """Make a photograph ready.
+
+        Args:
+            image: [3 h w] in [0, 1].
+            landmarks: [478 3] in its pixels.
+            own_row: [57], the photo's own motion row.
+            still_border: nothing moves at the picture's border, as a part of a larger picture needs it; else what is
+                near moves some, and the picture goes on beyond as in a mirror.
+        """
         mesh = load_face_mesh().to(image.device)
-        self.mesh, self.own_row, self.side = mesh, own_row, image.shape[-1]
+        self.mesh, self.own_row = mesh, own_row
+        self.shape = image.new_tensor([image.shape[2], image.shape[1]])
+        """Width and height of the photo."""
         landmarks = landmarks.float()
-        self.scale, self.rotation, self.centre = _fit_head(landmarks, mesh)
+        self.scale, self.rotation, self.centre = fit_head(landmarks, mesh)
         self.lift = landmarks.new_tensor([1.0, 1.0, DEPTH_GAIN])
         self.head = ((landmarks - self.centre) * self.lift) @ self.rotation / self.scale
-        interior = paint_interior(image, landmarks, float(self.scale))
-        self.margin = image.shape[-1] // 4
-        self.atlas = F.pad(torch.stack((image, interior)), [self.margin] * 4, "reflect").transpose(0, 1).flatten(1, 2)
-        """[3 3h 1.5h] the photo, its edges continued by mirroring, and below it its interior layer."""
-        self._smoothed: dict[int, Tensor] = {}
-        """The atlas as means over so many texels a side: a pixel shows the mean of those it covers."""
+        self.texture = PhotoTexture(image, landmarks, float(self.scale))
         self.oval = mesh.oval
-        self.rings, self.ring_weight, self.ring_carry = self._place_rings(landmarks)
+        self.rings, self.ring_weight, self.ring_carry = self._place_rings(landmarks, 0.0 if still_border else OVERHANG)
         strips = _ring_triangles(self.oval, len(RINGS), image.device)
         self.triangles = torch.cat((mesh.triangles, strips))
         self.rest = torch.cat((landmarks, self.rings))
         self._mark_triangles()
 
-    def _place_rings(self, landmarks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _place_rings(self, landmarks: Tensor, overhang: float) -> tuple[Tensor, Tensor, Tensor]:
         """Positions [36 k 3], share of the head's motion [36 k 1] and of the outline's expression [36 k 1]."""
         outline = landmarks[self.oval]
         middle = outline[:, :2].mean(0)
         ray = outline[:, :2] - middle
         radius = ray.norm(dim=1, keepdim=True)
         direction = ray / radius
-        box = torch.where(direction > 0, 1.15 * self.side - middle, middle + 0.15 * self.side)
+        beyond = overhang * self.shape
+        box = torch.where(direction > 0, self.shape + beyond - middle, middle + beyond)
         reach = (box / direction.abs().clamp_min(1e-6)).amin(1, keepdim=True).maximum(1.6 * radius)
         fraction = landmarks.new_tensor(RINGS)[:, None, None]
         position = middle + direction * (radius + (reach - radius) * fraction)
@@ -192,16 +139,18 @@ class PhotoRig:
         self.is_lip = pad(mesh.triangles_inside(OUTER_LIPS)) | self.mouth_hole
         self.is_eye = pad(mesh.triangles_inside(rims[0], 1.5) | mesh.triangles_inside(rims[1], 1.5))
 
-    def animate(self, motion: Tensor, size: int = 128, strength: float = 0.0) -> WarpResult:
-        """The photo with the motion rows [t 57], as ``size`` x ``size`` frames, within ``TRUE_REACH``.
+    def animate(self, motion: Tensor, size: Size = 128, strength: float = 0.0) -> WarpResult:
+        """The photo with the motion rows [t 57] within ``TRUE_REACH``, with masks and flow, for training.
 
-        ``strength``: of the expression in the reference from which the result's flow leads.
+        ``strength``: of the expression in the picture from which the flow leads (see ``draw``).
         """
+        height, width = _height_width(size)
         motion = limit_motion(self.own_row, motion)
-        frames, index, maps = self._animate(motion, size)
+        frames, index, maps = self._animate(motion, height, width)
         covered = index.clamp_min(0)
-        shown = self._corners(self._expressive(self._with_strength(motion, strength))[0], motion[:, :6], size)[..., :2]
-        flow = _positions(index, shown.mT @ maps, 1.0) - _pixel_centres(size, index.device)
+        head = self._expressive(self._with_strength(motion, strength))[0]
+        shown = self._corners(head, motion[:, :6], height, width)[..., :2]
+        flow = _positions(index, shown.mT @ maps, (1.0, 1.0)) - _pixel_centres(height, width, index.device)
         flow = flow.masked_fill(self.opening[covered].unsqueeze(-1), torch.nan).permute(0, 3, 1, 2)
         masks = [
             (flags[covered] & (index >= 0)).unsqueeze(1).to(frames.dtype)
@@ -209,18 +158,20 @@ class PhotoRig:
         ]
         return WarpResult(frames, *masks, motion=motion, flow=flow)
 
-    def reference(self, motion: Tensor, size: int = 128, strength: float = 1.0) -> Tensor:
+    def draw(self, motion: Tensor, size: Size = 128, strength: float = 1.0) -> Tensor:
         """The photo with the head pose of the motion rows [t 57] and, by ``strength`` in [0, 1], their expression.
 
         At 0 it keeps its own expression, at 1 it takes the rows'. Poses beyond ``GUIDE_REACH`` are drawn there. Returns
-        [t 3 size size] in [0, 1].
+        [t 3 h w] in [0, 1].
         """
-        if strength == 0:
-            return self.turn(motion[:, :6], size)
-        motion = self._with_strength(limit_motion(self.own_row, motion, GUIDE_REACH), strength)
+        height, width = _height_width(size)
+        motion = limit_motion(self.own_row, motion, GUIDE_REACH)
         # On a CPU one at a time: four together are a fifth faster, and take four times the memory.
         together = 1 if self.rest.device.type == "cpu" else max(1, len(motion))
-        return torch.cat([self._animate(part, size)[0] for part in motion.split(together)])
+        parts = motion.split(together)
+        if strength == 0:
+            return torch.cat([self._turn(part[:, :6], height, width) for part in parts])
+        return torch.cat([self._animate(self._with_strength(part, strength), height, width)[0] for part in parts])
 
     def landmarks(self, motion: Tensor) -> Tensor:
         """Where the face's landmarks are in ``animate``'s pictures, in the photo's pixels, [t 478 3]."""
@@ -238,43 +189,52 @@ class PhotoRig:
         offsets = self.mesh.displacement(self.own_row[6:], motion[:, 6:])
         return self._close_openings(self.head + offsets, offsets), offsets
 
-    def _animate(self, motion: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _animate(self, motion: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """As ``_draw``, of motion rows [t 57]."""
         head, offsets = self._expressive(motion)
         inner = (self.scale * head @ self.rotation.mT + self.centre)[..., :2]
-        frames, index, maps = self._draw(head, motion[:, :6], self._texture_maps(inner, offsets), size)
-        return _soften_edges(frames, self.opening[index.clamp_min(0)]), index, maps
+        texture, opened = self._texture_maps(inner, offsets)
+        frames, index, maps = self._draw(head, motion[:, :6], texture, opened, height, width)
+        self._soften_rims(frames, index, self._corners(head, motion[:, :6], height, width)[:, self.opening, :, :2])
+        return frames, index, maps
 
-    def turn(self, head_pose: Tensor, size: int = 128) -> Tensor:
-        """The photo with its head posed by the first six columns of motion rows [t 6], its expression kept.
+    def _soften_rims(self, frames: Tensor, index: Tensor, corners: Tensor) -> None:
+        """Antialias the rims of the openings, whose triangles have ``corners`` [t k 3 2]: rewrites frames [t 3 h w]."""
+        low, high = corners.amin((0, 1, 2)).floor().long() - 2, corners.amax((0, 1, 2)).ceil().long() + 2
+        columns, rows = (
+            slice(max(start, 0), max(end, 0)) for start, end in zip(low.tolist(), high.tolist(), strict=True)
+        )
+        part = frames[:, :, rows, columns]
+        if part.numel():
+            frames[:, :, rows, columns] = _soften_edges(part, self.opening[index[:, rows, columns].clamp_min(0)])
 
-        Poses beyond ``GUIDE_REACH`` are drawn there. Returns [t 3 size size] in [0, 1].
+    def _turn(self, head_pose: Tensor, height: int, width: int) -> Tensor:
+        """The photo with its head posed by head pose columns [t 6], its expression its own.  [t 3 h w]"""
+        count = len(head_pose)
+        texture = self.rest[self.triangles, :2].expand(count, -1, -1, -1)
+        closed = torch.zeros_like(self.opening).expand(count, -1)
+        return self._draw(self.head.expand(count, -1, -1), head_pose, texture, closed, height, width)[0]
+
+    def _draw(
+        self, head: Tensor, head_pose: Tensor, texture: Tensor, opened: Tensor, height: int, width: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames [t 3 h w], the triangle at each pixel [t h w] and ``barycentric_maps`` of posed heads.
+
+        head: [t 478 3]; texture: each triangle's corners [t f 3 2] in the photo; opened: [t f] bool, which triangles
+        show the inside of mouth or eyes.
         """
-        lowest, highest = head_pose_limits(self.own_row, GUIDE_REACH)
-        head_pose = torch.maximum(torch.minimum(head_pose, highest), lowest)
-        texture = self.rest[self.triangles, :2]
-        # On a CPU one at a time: four together are a fifth faster, and take four times the memory.
-        together = 1 if self.rest.device.type == "cpu" else max(1, len(head_pose))
-        parts = [
-            self._draw(self.head.expand(len(part), -1, -1), part, texture.expand(len(part), -1, -1, -1), size)[0]
-            for part in head_pose.split(together)
-        ]
-        return torch.cat(parts)
-
-    def _draw(self, head: Tensor, head_pose: Tensor, texture: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames [t 3 size size], the triangle at each pixel [t size size] and ``barycentric_maps`` of posed heads.
-
-        head: [t 478 3]; texture: atlas position of each triangle's corners [t f 3 2].
-        """
-        corners = self._corners(head, head_pose, size)
+        corners = self._corners(head, head_pose, height, width)
         maps = barycentric_maps(corners[..., :2])
-        index = rasterize(corners, maps, size)
-        return self._shade(index, texture.mT @ maps, size), index, maps
+        index = rasterize(corners, maps, height, width)
+        pixel = tuple((self.shape / self.shape.new_tensor([width, height])).tolist())
+        places = _positions(index, texture.mT @ maps, pixel)
+        inside = _by_triangle(F.pad(opened, (0, 1)), index)
+        return self.texture.sample(places, inside, max(1, round(pixel[0]))), index, maps
 
-    def _corners(self, head: Tensor, head_pose: Tensor, size: int) -> Tensor:
+    def _corners(self, head: Tensor, head_pose: Tensor, height: int, width: int) -> Tensor:
         """Each triangle's corners [t f 3 3] in a frame's pixels, and their depth, of posed heads [t 478 3]."""
         corners = self._pose(head, head_pose)[:, self.triangles]
-        return torch.cat((corners[..., :2] * (size / self.side), corners[..., 2:]), -1)
+        return corners * F.pad(corners.new_tensor([width, height]) / self.shape, (0, 1), value=1.0)
 
     def _close_openings(self, head: Tensor, offsets: Tensor) -> Tensor:
         """Heads [t 478 3] whose lids open in proportion to the photo's own and whose lips don't cross."""
@@ -312,14 +272,18 @@ class PhotoRig:
         rings = self.rings + self.ring_weight * (carried - self.rings) + self.ring_carry * expression
         return torch.cat((face, rings), 1)
 
-    def _texture_maps(self, inner: Tensor, offsets: Tensor) -> Tensor:
-        """Atlas position, in pixels, of each triangle's corners [t f 3 2]; openings look into the interior layer."""
+    def _texture_maps(self, inner: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each triangle's corners are in the photo [t f 3 2], and which show the inside of mouth or eyes [t f].
+
+        inner: landmarks [t 478 2] in the photo's pixels, as the expression moves them; offsets: as ``_expressive``'s.
+        """
         texture = self.rest[self.triangles, :2].expand(len(inner), -1, -1, -1).clone()
-        below = texture.new_tensor([0.0, self.side + 2.0 * self.margin])
+        opened = self.opening.expand(len(inner), -1).clone()
         gap = (inner[:, list(INNER_LIPS_LOWER[1:-1]), 1] - inner[:, list(INNER_LIPS_UPPER[1:-1]), 1]).mean(1)
         own_gap = (self.rest[list(INNER_LIPS_LOWER[1:-1]), 1] - self.rest[list(INNER_LIPS_UPPER[1:-1]), 1]).mean()
         closed = (gap < SLIT_PIXELS) & (own_gap < SLIT_PIXELS)
-        mouth = inner[:, self.triangles[self.mouth_hole]] + below
+        opened[:, self.mouth_hole] = ~closed[:, None]
+        mouth = inner[:, self.triangles[self.mouth_hole]]
         texture[:, self.mouth_hole] = torch.where(closed[:, None, None, None], texture[:, self.mouth_hole], mouth)
         for hole, upper, iris in zip(self.eye_holes, UPPER_LIDS, IRISES, strict=True):
             corners = [upper[0], upper[-1]]
@@ -328,21 +292,8 @@ class PhotoRig:
             limit = width * moved.new_tensor(GAZE_LIMIT)
             shift = (self.scale * moved @ self.rotation.mT)[:, :2]
             shift = torch.maximum(torch.minimum(shift, limit), -limit)
-            texture[:, hole] = inner[:, self.triangles[hole]] + below - shift[:, None, None]
-        return texture
-
-    def _shade(self, index: Tensor, affine: Tensor, size: int) -> Tensor:
-        """Colours [t 3 s s] of the triangles ``index`` [t s s], which map to the atlas by ``affine`` [t f 2 3]."""
-        pixel = self.side / size
-        covered = max(1, round(pixel))
-        if covered not in self._smoothed:
-            self._smoothed[covered] = F.avg_pool2d(self.atlas, covered, stride=1)
-        atlas = self._smoothed[covered]
-        shift = self.margin - (covered - 1) / 2
-        grid = _positions(index, affine, pixel) + shift
-        grid = grid * (2 / grid.new_tensor([atlas.shape[2], atlas.shape[1]])) - 1
-        colours = F.grid_sample(atlas[None], grid.view(1, -1, size, 2), padding_mode="border", align_corners=False)
-        return colours.view(3, *index.shape).transpose(0, 1)
+            texture[:, hole] = inner[:, self.triangles[hole]] - shift[:, None, None]
+        return texture, opened
 
 
 def animate_photo(image: Tensor, landmarks: Tensor, own_row: Tensor, motion: Tensor, size: int = 128) -> WarpResult:
@@ -355,25 +306,36 @@ def animate_photo(image: Tensor, landmarks: Tensor, own_row: Tensor, motion: Ten
     return PhotoRig(image, landmarks, own_row).animate(motion, size)
 
 
-def _positions(index: Tensor, affine: Tensor, bare: float) -> Tensor:
-    """Where pixel centres [t s s] are mapped to by ``affine`` [t f 2 3] of the triangles ``index`` that cover them.
+def _height_width(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
-    Those that none covers (-1) go to ``bare`` times their own place. Returns [t s s 2], x and y.
+
+def _positions(index: Tensor, affine: Tensor, bare: tuple[float, float]) -> Tensor:
+    """Where pixel centres [t h w] are mapped to by ``affine`` [t f 2 3] of the triangles ``index`` that cover them.
+
+    Those that none covers (-1) go to ``bare`` times their own x and y. Returns [t h w 2], x and y.
     """
-    frames, count = affine.shape[:2]
-    start = torch.arange(frames, device=index.device)[:, None, None] * count
-    triangle = (index.clamp_min(0) + start).flatten()
-    plane = affine.flatten(0, 1).permute(1, 2, 0).flatten(0, 1).contiguous()[:, triangle].view(6, *index.shape)
-    x, y = _pixel_centres(index.shape[-1], index.device).unbind(-1)
-    across = torch.where(index < 0, bare * x, plane[0] * x + plane[1] * y + plane[2])
-    along = torch.where(index < 0, bare * y, plane[3] * x + plane[4] * y + plane[5])
-    return torch.stack((across, along), -1)
+    own_place = torch.zeros_like(affine[:, :1])
+    own_place[..., 0, 0], own_place[..., 1, 1] = bare
+    plane = _by_triangle(torch.cat((affine, own_place), 1).flatten(2), index)
+    height, width = index.shape[1:]
+    x = (torch.arange(width, device=index.device) + 0.5).to(affine)
+    y = (torch.arange(height, device=index.device) + 0.5).to(affine)[:, None]
+    a, b, c, d, e, f = plane.unbind(-1)
+    return torch.stack((torch.addcmul(c, a, x).addcmul_(b, y), torch.addcmul(f, d, x).addcmul_(e, y)), -1)
 
 
-def _pixel_centres(size: int, device: torch.device) -> Tensor:
-    """x and y of every pixel's centre [size size 2]."""
-    middle = torch.arange(size, device=device) + 0.5
-    return torch.stack(torch.meshgrid(middle, middle, indexing="xy"), -1)
+def _by_triangle(values: Tensor, index: Tensor) -> Tensor:
+    """Values [t f + 1 ...] of the triangles that cover each pixel [t h w]; the last is for those that none covers."""
+    frames, count = values.shape[:2]
+    index = torch.where(index < 0, count - 1, index) + torch.arange(frames, device=index.device)[:, None, None] * count
+    return values.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, *values.shape[2:])
+
+
+def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
+    """x and y of every pixel's centre [height width 2]."""
+    x, y = torch.arange(width, device=device) + 0.5, torch.arange(height, device=device) + 0.5
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
 
 def _soften_edges(frames: Tensor, opening: Tensor) -> Tensor:

@@ -221,17 +221,17 @@ class AvatarScenes:
 
     def _scenes(self, count: int, frames: int, size: int, generator: torch.Generator) -> Scenes:
         """Scenes drawn in one pass."""
-        sitters, motion = [], []
+        sitters, motion, strengths = [], [], []
         for _ in range(count):
             sitters.append(self._sitter(size, generator))
             motion.append(sample_motion(draw_kind(generator), frames, generator))
+            strengths.append(draw_strength(generator))
         identities, portraits, rigs = zip(*sitters, strict=True)
         performed = torch.stack(motion).to(self.device)
         drawn = render(Identity.join(identities).repeat(frames), performed.flatten(0, 1), size=size)
         weight = loss_weight(drawn.face_mask, drawn.lip_mask, drawn.eye_mask)
-        strengths = [draw_strength(generator) for _ in range(count)]
         references = [
-            rig.reference(rows, size, strength) for rig, rows, strength in zip(rigs, performed, strengths, strict=True)
+            rig.draw(rows, size, strength) for rig, rows, strength in zip(rigs, performed, strengths, strict=True)
         ]
         return Scenes.from_pictures(
             torch.cat(portraits),
@@ -291,7 +291,7 @@ class PhotoScenes:
             portrait, rig = photo, truth
             drawn = truth.animate(fit_motion(photo.row, performed), size, strength)
             flow = drawn.flow
-        reference = rig.reference(drawn.motion, size, strength)
+        reference = rig.draw(drawn.motion, size, strength)
         seen = F.interpolate(portrait.image[None], (size, size), mode="bilinear", antialias=True)
         weight = loss_weight(drawn.face_mask, drawn.lip_mask, drawn.eye_mask)
         return Scenes.from_pictures(

@@ -17,7 +17,8 @@ from torch import Tensor
 from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import ROW_INDICES
 from flashportrait.rig.mesh import LANDMARKS, load_face_mesh, mirrored_coefficients
-from flashportrait.rig.photo import WarpResult, animate_photo, head_angles, head_pose_limits
+from flashportrait.rig.photo import WarpResult, animate_photo
+from flashportrait.rig.pose import head_angles, head_pose_limits
 
 __all__ = ["Photo", "PhotoSet", "WarpResult", "animate_photo", "fit_motion", "mirror_row", "photo_row"]
 
