@@ -27,7 +27,7 @@ from flashportrait.rig.mesh import (
     load_face_mesh,
     smoothstep,
 )
-from flashportrait.rig.pose import GUIDE_REACH, fit_head, head_pose_limits, limit_motion, rotation_matrices
+from flashportrait.rig.pose import GUIDE_REACH, fit_head, limit_motion, rotation_matrices
 from flashportrait.rig.rasterizer import barycentric_maps, rasterize
 from flashportrait.rig.texture import PhotoTexture
 
