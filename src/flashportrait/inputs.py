@@ -15,16 +15,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flashportrait.canvas import VIEWS, Canvas, View
 from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import FaceLandmarker
-from flashportrait.face.crop import PortraitCrop, align_portrait, crop_square
+from flashportrait.face.crop import PortraitCrop, align_portrait
 from flashportrait.face.motion import LAYOUTS, PDFGC, MotionFeatures, MotionLayout
 from flashportrait.face.pdfgc import extract_pdfgc_motion, load_pdfgc
 from flashportrait.face.tracker import FaceTracker, extract_motion
 from flashportrait.media.portrait import load_portrait
 from flashportrait.media.reader import VideoReader
 from flashportrait.rig.mesh import average_landmarks
-from flashportrait.rig.photo import RIG_PIXELS, PhotoRig
+from flashportrait.rig.photo import PhotoRig
 
 DrivingSource = str | Path | MotionFeatures | VideoReader | Iterable[np.ndarray | Image.Image]
 """A video's or motion template's path, an opened video, motion rows, or frames (uint8 RGB [h w 3], or images)."""
@@ -101,43 +102,48 @@ class FramedPortrait:
     """[1 3 h w] in [0, 1]"""
     row: np.ndarray | None = None
     """Its own motion row [d], where the face was looked for."""
-    large: Tensor | None = None
-    """The same picture in more pixels, [3 H W] in [0, 1], where the face was looked for."""
-    landmarks: Tensor | None = None
-    """The face's landmarks in the pixels of ``large``, [478 3]."""
-    scaled_to: tuple[int, int] | None = None
-    """Width and height that the result is scaled to, where they aren't those of ``pixels``."""
+    canvas: Canvas | None = None
+    """Where it is drawn, where the face was looked for."""
     warning: str | None = None
     """One line for the user, where something had to be assumed."""
 
-    def rig(self) -> PhotoRig:
-        """The portrait made ready to be turned.
+    def drawn_on(self) -> tuple[Canvas, PhotoRig]:
+        """The canvas, and the portrait made ready to be drawn on it.
 
         Raises:
             UserError: the face wasn't looked for, as the model's framing is of whole pictures.
         """
-        if self.large is None or self.landmarks is None or self.row is None:
-            raise UserError("this model turns the portrait's head, so its framing must be 'face', not 'whole'")
-        return PhotoRig(self.large, self.landmarks, torch.from_numpy(self.row))
+        if self.canvas is None or self.row is None:
+            raise UserError("this model draws the portrait on a mesh, so its framing must be 'face', not 'whole'")
+        return self.canvas, self.canvas.rig(torch.from_numpy(self.row))
 
 
 def frame_portrait(
-    source: str | Path | Image.Image | FramedPortrait, framing: Framing, choice: FaceChoice, size: int | None = None
+    source: str | Path | Image.Image | FramedPortrait,
+    framing: Framing,
+    choice: FaceChoice,
+    size: int | None = None,
+    view: View = "whole",
 ) -> FramedPortrait:
-    """Load a portrait and cut it to the model's view; one that is cut already is taken as it is.
+    """Load a portrait and make it ready for the model; one that is framed already is taken as it is.
 
-    ``size`` is the wanted longer side of the result in pixels. A model that sees whole pictures works at that size;
-    one that sees faces works at its own, and the result is scaled.
+    ``size`` is the wanted longer side of the result in pixels, ``view`` what it shows. A model that sees whole pictures
+    works at that size, and has no other view; one that sees faces works at its own, and the result is put together on
+    a canvas of any size.
 
     Raises:
         UserError: it can't be read, no face is found where one is needed, or the size is out of range.
     """
     if size is not None and not MIN_SIZE <= size <= MAX_SIZE:
         raise UserError(f"a size of {size} pixels found; give {MIN_SIZE} to {MAX_SIZE}")
+    if view not in VIEWS:
+        raise UserError(f"the view is {view!r}; choose one of {', '.join(VIEWS)}")
     if isinstance(source, FramedPortrait):
         return source
     image = load_portrait(source)
     if framing.mode == "whole":
+        if view != "whole":
+            raise UserError(f"the view is {view!r}, and this model makes whole pictures only; crop the portrait first")
         width, height = whole_size(image.size, size or framing.resolution, framing.multiple)
         return FramedPortrait(_to_tensor(image.resize((width, height), Image.Resampling.LANCZOS)))
     crop = align_portrait(
@@ -149,19 +155,19 @@ def frame_portrait(
         framing.face_size,
         framing.face_center,
     )
-    scaled_to = None if size in (None, framing.resolution) else (size, size)
-    large = _to_tensor(crop_square(np.asarray(image.convert("RGB")), crop.box, RIG_PIXELS * framing.resolution))[0]
-    landmarks = _landmarks_within(crop, framing, large.shape[-1])
-    return FramedPortrait(_to_tensor(crop.image), crop.row, large, landmarks, scaled_to, crop.warning)
+    landmarks = _landmarks(crop, framing)
+    canvas = (Canvas.of_face if view == "face" else Canvas.of_whole)(image.convert("RGB"), crop, landmarks, size)
+    return FramedPortrait(_to_tensor(crop.image), crop.row, canvas, crop.warning)
 
 
-def _landmarks_within(crop: PortraitCrop, framing: Framing, side: int) -> Tensor:
-    """Landmarks [478 3] in a crop scaled to ``side`` pixels; an average face's where only the face's box is known."""
-    if crop.face is None:
-        x, y = framing.face_center
-        return average_landmarks((x * side, y * side), framing.face_size * side)
+def _landmarks(crop: PortraitCrop, framing: Framing) -> Tensor:
+    """Landmarks [478 3] in the source's pixels; an average face's where only the face's box is known."""
+    if crop.face is not None:
+        return torch.from_numpy(crop.face.landmarks)
     left, top, right, _ = crop.box
-    return (torch.from_numpy(crop.face.landmarks) - torch.tensor([left, top, 0.0])) * (side / (right - left))
+    x, y = framing.face_center
+    side = right - left
+    return average_landmarks((left + x * side, top + y * side), framing.face_size * side)
 
 
 def load_motion(

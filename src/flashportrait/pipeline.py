@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from flashportrait.calibration import MOMENTS, Trial
+from flashportrait.canvas import View
 from flashportrait.conditioning import Conditions, GuidedVelocity
 from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import FaceLandmarker
@@ -44,7 +45,7 @@ from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.streaming_vae import encode_portrait, streaming_decoder
 from flashportrait.models.transformer import with_mask
 from flashportrait.prompts import encode_prompt
-from flashportrait.reference import HEAD_POSE, PortraitFirst, PortraitTurned, Reference
+from flashportrait.reference import PortraitDrawn, PortraitFirst, Reference
 from flashportrait.result import PortraitVideo, RunReport, to_pictures
 from flashportrait.sampling.denoise import check_memory, denoiser
 from flashportrait.sampling.fitted import FittedPrediction
@@ -57,6 +58,9 @@ from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_coun
 from flashportrait.settings import SamplingSettings
 from flashportrait.weights.folder import check_components
 from flashportrait.workdir import WorkDirectory, describe_model, describe_run
+
+DRAWN_STRENGTH = {"turned": 0.0, "animated": 1.0}
+"""References that are drawn on a face mesh, with the strength of the expression in them."""
 
 StepCallback = Callable[["FlashPortraitPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
 """``callback(pipeline, step_index, timestep, {"latents": ...})``, after each step of each window; may return other
@@ -76,7 +80,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
         motion_layout: the motion rows that ``portrait_encoder`` takes, by name (``face.motion.LAYOUTS``).
         defaults: values of ``SamplingSettings`` that suit this model.
         framing: how portraits are cut to the model's view, values of :class:`~flashportrait.inputs.Framing`.
-        reference: what shows the network the portrait: ``first``, the paper's, or ``turned`` (:mod:`.reference`).
+        reference: what shows the network the portrait: ``first``, the paper's; ``animated``, drawn on a face mesh with
+            the driver's pose and expression; or ``turned``, with its pose alone (:mod:`.reference`).
         emphasis: gains of coefficients, by name, that this network follows by less than asked
             (:meth:`~flashportrait.face.motion.MotionFeatures.emphasised`).
         calibration: coefficients, by name, of which each portrait keeps some of its own, with the least and the
@@ -146,6 +151,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         prompt: str = "",
         negative_prompt: str = "",
         size: int | None = None,
+        view: View = "whole",
         seed: int = 0,
         generator: torch.Generator | None = None,
         latents: Tensor | None = None,
@@ -166,7 +172,9 @@ class FlashPortraitPipeline(DiffusionPipeline):
             portrait: a picture, its path, or one already cut to the model's view.
             driving: a video's path, a motion template's path, ``MotionFeatures``, or frames (uint8 RGB [h w 3]).
             prompt, negative_prompt: in words; need a text encoder.
-            size: pixels of the result's longer side; the model's own unless given.
+            size: pixels of the result's longer side; unless given the portrait's own, within limits (:mod:`.canvas`),
+                or the model's.
+            view: ``whole``, the picture as it was given, or ``face``, a square around the face.
             seed: of the noise. The noise of a latent frame depends on the seed and its index alone.
             generator: draws the seed, in the place of ``seed``.
             latents: the noise itself, [1 16 f h w], whatever the temperature.
@@ -194,7 +202,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         face, report = face or FaceChoice(), RunReport()
         staged = progress if callable(progress) else None
         with report.stage("portrait", staged):
-            framed = frame_portrait(portrait, self.framing, face, size)
+            framed = frame_portrait(portrait, self.framing, face, size, view)
             report.warnings += [framed.warning] if framed.warning else []
         with report.stage("motion"):
             filmed = work.motion() if work is not None else None
@@ -227,7 +235,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             work.bind({**prompts, **describe_model(self), **describe_run(settings, noise, framed, motion)})
         parts = self._denoise(noise, conditions, plan, settings, report, progress, callback_on_step_end, work)
         denoised = report.timed("denoise", parts)
-        frames = self._decode(denoised, conditions.reference, len(motion), report, framed.scaled_to)
+        frames = self._decode(denoised, conditions.reference, len(motion), report)
         seen = to_pictures(framed.pixels)[0]
         video = PortraitVideo(frames, length=len(motion), rate=motion.rate, report=report, portrait=seen)
         if not stream:
@@ -314,8 +322,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
             image_embeds = clip_tokens(self.image_encoder, portrait)
         rows = torch.from_numpy(motion)
         reference: Reference
-        if self.config.reference == "turned":
-            reference = PortraitTurned(framed.rig(), rows[:, HEAD_POSE], self.vae, portrait.shape[-1])
+        if self.config.reference in DRAWN_STRENGTH:
+            reference = PortraitDrawn(framed, rows, self.vae, DRAWN_STRENGTH[self.config.reference])
         else:
             reference = PortraitFirst(with_mask(encode_portrait(self.vae, portrait, window)))
         return Conditions(*texts, image_embeds, reference, rows[None]).to(device, self.transformer.dtype)
@@ -340,7 +348,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         conditions = self.encode_conditions(framed, told.values, len(plan[0]))
         noise = GivenNoise(torch.zeros(1, self.transformer.config.out_channels, MOMENTS, *conditions.reference.grid))
         latents = self._denoise(noise, conditions, plan, once, RunReport(), progress=False)
-        frames = list(self._decode(latents, conditions.reference, len(told), RunReport(), None))
+        frames = list(self._decode(latents, conditions.reference, len(told), RunReport()))
         return trial.offsets(frames, limits, FaceLandmarker()) or {}
 
     @torch.no_grad()
@@ -414,15 +422,13 @@ class FlashPortraitPipeline(DiffusionPipeline):
         reference: Reference,
         frames: int,
         report: RunReport,
-        scaled_to: tuple[int, int] | None,
     ) -> Iterator[np.ndarray]:
         """Decode one latent frame at a time; what fills the last one up to four pixel frames is left out."""
         decoder, indices = streaming_decoder(self.vae), count()
         for _, latents in parts:
             for latent in latents.split(1, dim=2):
                 with report.stage("decode"):
-                    beside = reference.frames(next(indices))
-                    pictures = to_pictures(decoder.push(latent.to(self._execution_device), beside)[0], scaled_to)
+                    pictures = reference.decode(next(indices), latent.to(self._execution_device), decoder)
                 report.note_memory()
                 for picture in pictures[: frames - report.frames]:
                     report.note_frame()

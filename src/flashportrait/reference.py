@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from flashportrait.composition import all_painted, compose
 from flashportrait.errors import UserError
+from flashportrait.inputs import FramedPortrait
+from flashportrait.models.streaming_vae import StreamingDecoder, TinyStreamingDecoder
 from flashportrait.models.tiny_vae import TEMPORAL_RATIO, State, TinyVideoAutoencoder
 from flashportrait.models.transformer import with_mask
-from flashportrait.rig.photo import PhotoRig
+from flashportrait.result import to_pictures
 from flashportrait.sampling.windows import Window
 
-KEPT_PICTURES = 16
-"""Latent frames whose pictures are kept, from being encoded to being decoded beside; others are drawn anew."""
-HEAD_POSE = slice(0, 6)
-"""Columns of a motion row that pose the head: yaw, pitch, roll, x, y, log scale."""
+KEPT_BYTES = 160 * 2**20
+"""Of drawn pictures that are kept, from being encoded to being decoded beside; others are drawn anew."""
 
 
 class Reference(Protocol):
@@ -32,8 +34,11 @@ class Reference(Protocol):
         """[b 20 f h w] for a window of f latent frames: 4 mask channels, then 16 of the portrait."""
         ...
 
-    def frames(self, index: int) -> Tensor | None:
-        """The pictures [1 4 3 8h 8w] in [0, 1] beside which latent frame ``index`` is decoded; None if it isn't."""
+    def decode(self, index: int, latent: Tensor, decoder: StreamingDecoder) -> np.ndarray:
+        """The result's frames, uint8 RGB [4 H W 3] (the first latent frame has one), of latent frame ``index``.
+
+        latent: [1 16 1 h w], the ``decoder``'s next.
+        """
         ...
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Reference:
@@ -60,30 +65,35 @@ class PortraitFirst:
             raise UserError(f"the reference has {self.latents.shape[2]} latent frames; a window needs {len(window)}")
         return self.latents[:, :, : len(window)]
 
-    def frames(self, index: int) -> None:
-        return None
+    def decode(self, index: int, latent: Tensor, decoder: StreamingDecoder) -> np.ndarray:
+        return to_pictures(decoder.push(latent)[0])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PortraitFirst:
         return PortraitFirst(self.latents.to(device, dtype))
 
 
-class PortraitTurned:
-    """The portrait in every frame, its head turned on a face mesh as the driver's, its expression its own.
+class PortraitDrawn:
+    """The portrait in every frame, drawn on a face mesh with the driver's head pose and, by a strength, expression.
 
-    For networks too small to learn from scratch how heads turn: what remains to be made is expression, what the turn
-    uncovers, and what the mesh gets wrong. The clip of turned portraits is encoded as a stream, one latent frame at a
-    time and only when a window asks. Latents before the furthest window asked for are dropped, so memory doesn't grow
-    with the clip; when an order of work comes back for some, twice as many are kept from then on.
+    For networks too small to learn from scratch how faces move. At strength 1 everything that the mesh can draw is
+    drawn, and what remains to be made is what a picture of one expression lacks: teeth, lids, creases, what a turn
+    uncovers. At 0 the portrait keeps its own expression, and the expression block has all the work.
+
+    The clip of drawn portraits is encoded as a stream, one latent frame at a time and only when a window asks. Latents
+    before the furthest window asked for are dropped, so memory doesn't grow with the clip; when an order of work comes
+    back for some, twice as many are kept from then on.
 
     Args:
-        rig: the portrait, ready to be turned.
-        head_pose: a row for each pixel frame, [t 6]; the last one stays.
+        framed: the portrait, with its canvas.
+        motion: a row for each pixel frame, [t 57]; the last one stays.
         vae: what encodes the clip.
-        size: pixels a side.
+        strength: of the expression drawn, in [0, 1].
     """
 
-    def __init__(self, rig: PhotoRig, head_pose: Tensor, vae: TinyVideoAutoencoder, size: int):
-        self._rig, self._head_pose, self._vae, self._size = rig, head_pose, vae, size
+    def __init__(self, framed: FramedPortrait, motion: Tensor, vae: TinyVideoAutoencoder, strength: float):
+        self._canvas, self._rig = framed.drawn_on()
+        self._portrait, self._side = framed.pixels, framed.pixels.shape[-1]
+        self._motion, self._vae, self._strength = motion, vae, strength
         self._device, self._dtype = vae.device, torch.float32
         self._held: list[Tensor] = []
         self._first = 0
@@ -93,17 +103,23 @@ class PortraitTurned:
 
     @property
     def grid(self) -> tuple[int, int]:
-        side = self._size // self._vae.spatial_ratio
+        side = self._side // self._vae.spatial_ratio
         return side, side
 
     def __call__(self, window: Window) -> Tensor:
         latents = torch.cat(self._latents(window.start, window.stop), dim=1)
-        return with_mask(latents.transpose(1, 2)).to(self._device, self._dtype)
+        return with_mask(latents.transpose(1, 2), self._strength).to(self._device, self._dtype)
 
-    def frames(self, index: int) -> Tensor | None:
-        return None if self._vae.blend is None else self._draw(index)
+    def decode(self, index: int, latent: Tensor, decoder: StreamingDecoder) -> np.ndarray:
+        drawn = self._draw(index)
+        if isinstance(decoder, TinyStreamingDecoder) and self._vae.blend is not None:
+            restored = decoder.restore(latent, self._seen(drawn))
+        else:
+            restored = all_painted(decoder.push(latent))
+        drawn = drawn[-restored.frames.shape[1] :]
+        return self._canvas.place(to_pictures(compose(drawn, self._canvas.seen, restored)))
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> PortraitTurned:
+    def to(self, device: torch.device, dtype: torch.dtype) -> PortraitDrawn:
         self._device, self._dtype = device, dtype
         return self
 
@@ -125,15 +141,20 @@ class PortraitTurned:
     @torch.no_grad()
     def _encode(self, index: int) -> Tensor:
         """Latent frame ``index``, [1 1 c h w]."""
-        pictures = self._draw(index).to(self._vae.device, self._vae.dtype)
+        pictures = self._seen(self._draw(index)).to(self._vae.device, self._vae.dtype)
         return self._vae.encode_chunk(pictures, self._state).float()
 
+    def _seen(self, drawn: Tensor) -> Tensor:
+        """The network's square of drawn pictures [4 3 h w].  [1 4 3 s s]"""
+        return self._canvas.seen_part(drawn, self._side, self._portrait)[None]
+
     def _draw(self, index: int) -> Tensor:
-        """Pixel frames ``4 index - 3 .. 4 index``, the clip's first standing for any before it.  [1 4 3 s s]"""
+        """Pixel frames ``4 index - 3 .. 4 index``, the clip's first standing for any before it.  [4 3 h w]"""
         if index not in self._drawn:
             frames = torch.arange(TEMPORAL_RATIO * (index - 1) + 1, TEMPORAL_RATIO * index + 1)
-            rows = self._head_pose[frames.clamp(0, len(self._head_pose) - 1)]
-            self._drawn[index] = self._rig.turn(rows, self._size)[None].half()
-            if len(self._drawn) > KEPT_PICTURES:
+            rows = self._motion[frames.clamp(0, len(self._motion) - 1)]
+            pictures = self._rig.draw(rows, self._canvas.size, self._strength)
+            self._drawn[index] = (pictures * 255).round().to(torch.uint8)
+            if len(self._drawn) > max(1, KEPT_BYTES // self._drawn[index].numel()):
                 del self._drawn[next(iter(self._drawn))]
-        return self._drawn[index].float()
+        return self._drawn[index].float() / 255

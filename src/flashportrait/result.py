@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 Item = TypeVar("Item")
@@ -153,12 +152,9 @@ class PortraitVideo:
         self._frames.close()
 
 
-def to_pictures(frames: Tensor, scaled_to: tuple[int, int] | None = None) -> np.ndarray:
-    """Frames [t 3 h w] in [0, 1] -> uint8 RGB [t h w 3], resized to ``scaled_to`` (width, height) if given."""
-    pictures = rearrange((frames * 255).round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c").cpu().numpy()
-    if scaled_to is None:
-        return pictures
-    return np.stack([Image.fromarray(picture).resize(scaled_to, Image.Resampling.LANCZOS) for picture in pictures])
+def to_pictures(frames: Tensor) -> np.ndarray:
+    """Frames [t 3 h w] in [0, 1] -> uint8 RGB [t h w 3]."""
+    return rearrange((frames * 255).round().clamp(0, 255).to(torch.uint8), "t c h w -> t h w c").cpu().numpy()
 
 
 def peak_resident_bytes() -> int:

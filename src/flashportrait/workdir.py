@@ -298,7 +298,7 @@ def describe_run(
         **asdict(settings),
         **noise_settings,
         "portrait": tensor_digest(portrait.pixels),
-        "size": portrait.scaled_to,
+        "canvas": None if portrait.canvas is None else portrait.canvas.describe(),
         "motion": tensor_digest(torch.from_numpy(motion.values)),
         "rate": str(motion.rate),
     }

@@ -14,7 +14,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from einops import rearrange
 from torch import Tensor
 
-from flashportrait.models.tiny_vae import TEMPORAL_RATIO, State, TinyVideoAutoencoder
+from flashportrait.models.tiny_vae import TEMPORAL_RATIO, Restored, State, TinyVideoAutoencoder
 
 VideoAutoencoder = AutoencoderKLWan | TinyVideoAutoencoder
 
@@ -47,14 +47,23 @@ class TinyStreamingDecoder:
     def push(self, latents: Tensor, reference: Tensor | None = None) -> Tensor:
         """As in the protocol."""
         _wake(self._vae)
+        if reference is not None and self._vae.blend is not None:
+            return self.restore(latents, reference).frames.clamp(0, 1)
         first = not self._state
         pieces = rearrange(latents.to(self._vae.dtype), "b c f h w -> b f c h w").split(1, dim=1)
-        beside = (
-            [None] * len(pieces) if reference is None else reference.to(latents.device).split(TEMPORAL_RATIO, dim=1)
-        )
-        decoded = [self._vae.decode_chunk(z, self._state, r) for z, r in zip(pieces, beside, strict=True)]
-        frames = torch.cat(decoded, dim=1).clamp(0, 1)
+        frames = torch.cat([self._vae.decode_chunk(z, self._state) for z in pieces], dim=1).clamp(0, 1)
         return (frames[:, TEMPORAL_RATIO - 1 :] if first else frames).float()
+
+    @torch.no_grad()
+    def restore(self, latents: Tensor, reference: Tensor) -> Restored:
+        """As ``push``, with what the frames are put together from; only for an autoencoder that blends references."""
+        _wake(self._vae)
+        first = not self._state
+        pieces = rearrange(latents.to(self._vae.dtype), "b c f h w -> b f c h w").split(1, dim=1)
+        beside = reference.to(latents.device).split(TEMPORAL_RATIO, dim=1)
+        restored = [self._vae.restore_chunk(z, self._state, r) for z, r in zip(pieces, beside, strict=True)]
+        start = TEMPORAL_RATIO - 1 if first else 0
+        return Restored(*(torch.cat(parts, dim=1)[:, start:].float() for parts in zip(*restored, strict=True)))
 
 
 class WanStreamingDecoder:

@@ -31,7 +31,7 @@ State = dict[int, Tensor]
 
 
 class Restored(NamedTuple):
-    """What training compares with the truth."""
+    """Frames and what they were put together from: ``frames = painted + mask (bent - painted)``."""
 
     frames: Tensor
     """``[b t 3 h w]``, unclamped"""
@@ -39,6 +39,10 @@ class Restored(NamedTuple):
     """``[b t 3 h w]``: the bent references they were made with"""
     flow: Tensor
     """``[b t 2 h/u w/u]`` for an upscale of u: how far from each place, right and down in pixels, they were taken"""
+    painted: Tensor
+    """``[b t 3 h w]``: what is decoded from the latents alone"""
+    mask: Tensor
+    """``[b t 1 h w]`` in [0, 1]"""
 
 
 class MemoryBlock(nn.Module):
@@ -129,7 +133,7 @@ class ReferenceBlend(nn.Module):
         decoded = (decoded + F.pixel_shuffle(detail, self.upscale)).float()
         mask, shift = self._enlarge(mask.sigmoid().float()), self.upscale * flow.float()
         bent = bend(reference.float(), self._enlarge(shift))
-        return Restored(decoded + mask * (bent - decoded), bent, shift)
+        return Restored(decoded + mask * (bent - decoded), bent, shift, decoded, mask)
 
     def _enlarge(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=float(self.upscale), mode="bilinear") if self.upscale > 1 else x
@@ -346,14 +350,19 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         """
         if self.blend is None:
             return _run(self.decoder, self._denormalised(latents), state)
-        return self._blend_chunk(latents, state, reference).frames
+        return self.restore_chunk(latents, state, reference).frames
 
     def _denormalised(self, latents: Tensor) -> Tensor:
         statistics = self._statistics(latents)
         return latents if statistics is None else latents * statistics[1] + statistics[0]
 
-    def _blend_chunk(self, latents: Tensor, state: State, reference: Tensor | None) -> Restored:
-        """Frames ``[b 4n 3 8h 8w]`` and what they were made with."""
+    def restore_chunk(self, latents: Tensor, state: State, reference: Tensor | None) -> Restored:
+        """As ``decode_chunk``, frames ``[b 4n 3 8h 8w]`` with what they are put together from.
+
+        Raises:
+            ValueError: a reference is needed and missing, or not of the frames' shape.
+        """
+        assert self.blend is not None
         b, n, _, h, w = latents.shape
         needed = (b, TEMPORAL_RATIO * n, 3, self.spatial_ratio * h, self.spatial_ratio * w)
         if reference is None or reference.shape != needed:
@@ -376,7 +385,7 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         if self.blend is None:
             raise ValueError("reference_channels is 0: nothing is bent; use decode")
         first = reference[:, :1].expand(-1, TEMPORAL_RATIO - 1, -1, -1, -1)
-        restored = self._blend_chunk(latents, {}, torch.cat([first, reference], dim=1))
+        restored = self.restore_chunk(latents, {}, torch.cat([first, reference], dim=1))
         return Restored(*(part[:, TEMPORAL_RATIO - 1 :] for part in restored))
 
     def encode(self, frames: Tensor, parallel: bool = False, reference: Tensor | None = None) -> Tensor:

@@ -1,0 +1,76 @@
+"""Head poses in the head frame (x right, y down, z away from the camera), and how far a photograph's may change."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flashportrait.rig.mesh import MESH_LANDMARKS, FaceMesh, fit_similarity, load_face_mesh
+
+TRUE_REACH = (math.radians(25), math.radians(18), math.radians(20), 0.12, 0.12, 0.15)
+"""Largest change of each head pose column (yaw, pitch, roll, x and y in units of the face's height, log scale) from the
+photo's own at which a warp still passes for the truth; beyond, the mesh shows sides that the photo lacks."""
+GUIDE_REACH = (math.radians(33), math.radians(24), math.radians(28), 0.25, 0.25, 0.3)
+"""The same for a warp that is drawn as a reference."""
+HIDDEN_SIDE_CAUTION = 0.9
+"""A photo turned by an angle may turn back past its front by this much of it less: that side of it is foreshortened."""
+LEAST_MOVE_CM = 0.15
+"""Actions that move no landmark this far in the expression basis are unknown to it."""
+
+
+def rotation_matrices(angles: Tensor) -> Tensor:
+    """Head rotations in the head frame from yaw, pitch and roll [... 3] -> [... 3 3].
+
+    The same rotation as ``face.pose.rotation_matrix``, in picture axes.
+    """
+    (cos_y, cos_p, cos_r), (sin_y, sin_p, sin_r) = angles.cos().unbind(-1), angles.sin().unbind(-1)
+    one, zero = torch.ones_like(cos_y), torch.zeros_like(cos_y)
+
+    def matrix(*entries: Tensor) -> Tensor:
+        return torch.stack(entries, -1).unflatten(-1, (3, 3))
+
+    about_y = matrix(cos_y, zero, -sin_y, zero, one, zero, sin_y, zero, cos_y)
+    about_x = matrix(one, zero, zero, zero, cos_p, sin_p, zero, -sin_p, cos_p)
+    about_z = matrix(cos_r, -sin_r, zero, sin_r, cos_r, zero, zero, zero, one)
+    return about_y @ about_x @ about_z
+
+
+def rotation_angles(rotation: Tensor) -> Tensor:
+    """Yaw, pitch and roll [... 3] of rotations [... 3 3]; the inverse of ``rotation_matrices`` for |pitch| < pi / 2."""
+    yaw = torch.atan2(-rotation[..., 0, 2], rotation[..., 2, 2])
+    pitch = torch.asin(rotation[..., 1, 2].clamp(-1, 1))
+    roll = torch.atan2(rotation[..., 1, 0], rotation[..., 1, 1])
+    return torch.stack((yaw, pitch, roll), -1)
+
+
+def fit_head(landmarks: Tensor, mesh: FaceMesh) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale [...], rotation [... 3 3] and centre [... 3] of the head under landmarks [... 478 3] in pixels."""
+    canonical = mesh.canonical_face[:MESH_LANDMARKS].expand_as(landmarks[..., :MESH_LANDMARKS, :])
+    return fit_similarity(canonical, landmarks[..., :MESH_LANDMARKS, :], mesh.pose_weights)
+
+
+def head_angles(landmarks: Tensor) -> Tensor:
+    """Yaw, pitch and roll [... 3] of faces from their landmarks [... 478 3] in pixels."""
+    mesh = load_face_mesh().to(landmarks.device)
+    return rotation_angles(fit_head(landmarks, mesh)[1])
+
+
+def head_pose_limits(own_row: Tensor, reach: tuple[float, ...] = TRUE_REACH) -> tuple[Tensor, Tensor]:
+    """Lowest and highest head pose columns [6] that a photo with ``own_row`` [57] can be warped to."""
+    reach, own = own_row.new_tensor(reach), own_row[:6]
+    hidden = HIDDEN_SIDE_CAUTION * F.pad(own[:1], (0, 5))
+    return own - reach + hidden.clamp(min=0), own + reach + hidden.clamp(max=0)
+
+
+def limit_motion(own_row: Tensor, motion: Tensor, reach: tuple[float, ...] = TRUE_REACH) -> Tensor:
+    """Motion rows [t 57] within what a photo with ``own_row`` [57] can be warped to.
+
+    Actions that the expression basis lacks stay as they are in the photo.
+    """
+    lowest, highest = head_pose_limits(own_row, reach)
+    head = torch.maximum(torch.minimum(motion[:, :6], highest), lowest)
+    movable = load_face_mesh().to(motion.device).expression_basis.abs().amax((1, 2)) > LEAST_MOVE_CM
+    return torch.cat((head, torch.where(movable, motion[:, 6:].clamp(0, 1), own_row[6:])), 1)
