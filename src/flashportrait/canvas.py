@@ -21,8 +21,9 @@ VIEWS: tuple[View, ...] = ("whole", "face")
 WHOLE_PIXELS = 1280
 """Longer side of whole pictures unless asked for otherwise; smaller ones keep their size."""
 FACE_PIXELS = 512
-"""Side of the square around a face unless asked for otherwise; less, to ``LEAST_PIXELS``, where the portrait has less."""
+"""Side of the square around a face unless asked for otherwise; less where the portrait has less."""
 LEAST_PIXELS = 256
+"""Least side of that square."""
 REACH = (0.45, 0.35, 0.45, 0.6)
 """How far the moving part reaches beyond the square around the face: left, up, right and down, in units of its side."""
 
@@ -120,7 +121,7 @@ class Canvas:
     def seen_inside(self) -> Box:
         """What of ``seen`` is in the moving part."""
         height, width = self.size
-        left, top, right, _ = self.seen
+        left, top, right, bottom = self.seen
         return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
 
     def place(self, drawn: np.ndarray) -> np.ndarray:

@@ -58,13 +58,16 @@ class FaceChoice:
     """x0, y0, x1, y1 in pixels of the portrait."""
 
 
+MOTIONS = ("adapted", "absolute", "relative")
+
+
 @dataclass(frozen=True)
 class MotionControls:
     """How the driver's motion is taken over."""
 
-    motion: Literal["absolute", "relative"] = "absolute"
-    """``absolute``: the portrait takes the driver's pose and expression; ``relative``: only the changes, from the
-    portrait's own."""
+    motion: Literal["adapted", "absolute", "relative"] = "adapted"
+    """``adapted``: the portrait takes the driver's pose and expression, but at rest keeps its own resting face;
+    ``absolute``: it takes them as they are; ``relative``: only the changes, from the portrait's own."""
     head: float = 1.0
     """Gain of head motion: 0 still, 1 as filmed."""
     eyes: float = 1.0
@@ -74,8 +77,8 @@ class MotionControls:
     """Strength of temporal smoothing, which spares blinks; 0 none."""
 
     def __post_init__(self) -> None:
-        if self.motion not in ("absolute", "relative"):
-            raise UserError(f"motion is {self.motion!r}; choose absolute or relative")
+        if self.motion not in MOTIONS:
+            raise UserError(f"motion is {self.motion!r}; choose one of {', '.join(MOTIONS)}")
 
 
 @dataclass(frozen=True)
@@ -206,8 +209,10 @@ def shape_motion(motion: MotionFeatures, controls: MotionControls, portrait_row:
     # One neutral frame for both: gains move what is measured from it, and so would move a second choice.
     anchor = shaped.neutral_frame()
     shaped = shaped.with_gains(controls.head, controls.eyes, controls.emotion, controls.mouth, anchor)
-    if controls.motion == "absolute":
+    if controls.motion == "absolute" or (controls.motion == "adapted" and portrait_row is None):
         return shaped
+    if controls.motion == "adapted":
+        return shaped.adapted_to(portrait_row)
     if portrait_row is None:
         raise UserError(
             "relative motion needs the portrait's own expression, which this model doesn't read; use absolute"

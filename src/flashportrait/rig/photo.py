@@ -39,6 +39,9 @@ RINGS = (0.05, 0.12, 0.22, 0.35, 0.5, 0.7, 1.0)
 """Rings around the face, as fractions of the way from its outline to beyond the picture's border."""
 OVERHANG = 0.15
 """How far beyond the picture's border the last ring lies, in units of its side, where the border may move."""
+ROOM_SHARE = 0.5
+"""Of the way from the face's outline to a border that stays still, how much the head may move towards it: what lies
+between is squeezed."""
 RING_DEPTH_CM = 2.0
 """How far behind the face's outline the rings lie: little enough for hair to turn with the face without folding."""
 UPPER_LIP_SHARE = 0.35
@@ -96,11 +99,24 @@ class PhotoRig:
         self.head = ((landmarks - self.centre) * self.lift) @ self.rotation / self.scale
         self.texture = PhotoTexture(image, landmarks, float(self.scale))
         self.oval = mesh.oval
+        self.room = self._room(landmarks) if still_border else None
+        """Least and greatest x and y [2 2] of the head pose, where the border stays still."""
         self.rings, self.ring_weight, self.ring_carry = self._place_rings(landmarks, 0.0 if still_border else OVERHANG)
         strips = _ring_triangles(self.oval, len(RINGS), image.device)
         self.triangles = torch.cat((mesh.triangles, strips))
         self.rest = torch.cat((landmarks, self.rings))
         self._mark_triangles()
+
+    def _room(self, landmarks: Tensor) -> Tensor:
+        """How far the head may move, left and up, right and down, in units of the face's height.  [2 2]"""
+        outline = landmarks[self.oval, :2]
+        room = torch.stack((-outline.amin(0), self.shape - outline.amax(0))) * (ROOM_SHARE / self._height())
+        return torch.stack((room[0].clamp(max=0), room[1].clamp_min(0))) + self.own_row[3:5]
+
+    def _height(self) -> Tensor:
+        """Of the face, in the photo's pixels."""
+        height = self.mesh.canonical_face[:MESH_LANDMARKS, 1]
+        return self.scale * (height.amax() - height.amin())
 
     def _place_rings(self, landmarks: Tensor, overhang: float) -> tuple[Tensor, Tensor, Tensor]:
         """Positions [36 k 3], share of the head's motion [36 k 1] and of the outline's expression [36 k 1]."""
@@ -161,11 +177,14 @@ class PhotoRig:
     def draw(self, motion: Tensor, size: Size = 128, strength: float = 1.0) -> Tensor:
         """The photo with the head pose of the motion rows [t 57] and, by ``strength`` in [0, 1], their expression.
 
-        At 0 it keeps its own expression, at 1 it takes the rows'. Poses beyond ``GUIDE_REACH`` are drawn there. Returns
-        [t 3 h w] in [0, 1].
+        At 0 it keeps its own expression, at 1 it takes the rows'. Poses beyond ``GUIDE_REACH`` are drawn there, and a
+        head near a border that stays still goes no nearer than ``ROOM_SHARE`` allows. Returns [t 3 h w] in [0, 1].
         """
         height, width = _height_width(size)
         motion = limit_motion(self.own_row, motion, GUIDE_REACH)
+        if self.room is not None:
+            place = torch.maximum(torch.minimum(motion[:, 3:5], self.room[1]), self.room[0])
+            motion = torch.cat((motion[:, :3], place, motion[:, 5:]), 1)
         # On a CPU one at a time: four together are a fifth faster, and take four times the memory.
         together = 1 if self.rest.device.type == "cpu" else max(1, len(motion))
         parts = motion.split(together)
@@ -259,12 +278,10 @@ class PhotoRig:
 
     def _pose(self, head: Tensor, pose: Tensor) -> Tensor:
         """Vertices [t 478 + 36 k 3] in the photo's pixels from heads [t 478 3] and head pose columns [t 6]."""
-        height = self.mesh.canonical_face[:MESH_LANDMARKS, 1]
-        size = self.scale * (height.amax() - height.amin())
         change = pose - self.own_row[:6]
         rotation = rotation_matrices(pose[:, :3])
         growth = change[:, 5].exp()[:, None, None]
-        centre = (self.centre + F.pad(change[:, 3:5] * size, (0, 1)))[:, None]
+        centre = (self.centre + F.pad(change[:, 3:5] * self._height(), (0, 1)))[:, None]
         face = growth * self.scale * head @ rotation.mT + centre
         still = self.scale * self.head @ rotation.mT * growth + centre
         carried = growth * ((self.rings - self.centre) * self.lift @ self.rotation) @ rotation.mT + centre
