@@ -35,7 +35,7 @@ def test_whole_portraits_keep_their_shape_and_come_in_multiples_of_16(width, hei
     scale = size / max(width, height)
     assert 0 <= rows - int(height * scale) < 17
     assert 0 <= columns - int(width * scale) < 17
-    assert framed.scaled_to is None
+    assert framed.canvas is None
 
 
 def test_pixels_are_in_0_to_1():
@@ -67,9 +67,9 @@ def test_a_real_face_lands_where_the_framing_says(shared):
 
     path = sorted((shared / "faces" / "examples").glob("*.*g"))[0]
     framing = Framing(mode="face", resolution=256, face_size=0.65, face_center=(0.5, 0.5))
-    framed = frame_portrait(path, framing, FaceChoice(), size=512)
+    framed = frame_portrait(path, framing, FaceChoice(), size=512, view="face")
     assert framed.pixels.shape == (1, 3, 256, 256)
-    assert framed.scaled_to == (512, 512)
+    assert framed.canvas.picture_size == (512, 512)
     pixels = (framed.pixels[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
     (face,) = FaceLandmarker().detect(pixels)
     assert face.size / 256 == pytest.approx(0.65, abs=0.02)

@@ -1,0 +1,69 @@
+"""A network's changes on what is drawn, at any size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flashportrait.composition import FADE, all_painted, compose
+from flashportrait.models.tiny_vae import Restored
+
+SEEN = 16
+
+
+def changes(frames: int = 2, flow: tuple[float, float] = (0.0, 0.0), share: float = 0.0) -> Restored:
+    """Red where painted, by ``share``; the rest from ``flow`` away, in pixels of the network's square."""
+    painted = torch.zeros(1, frames, 3, SEEN, SEEN)
+    painted[:, :, 0] = 1
+    mask = torch.full((1, frames, 1, SEEN, SEEN), 1 - share)
+    moved = torch.tensor(flow).view(1, 1, 2, 1, 1).expand(1, frames, 2, SEEN // 2, SEEN // 2)
+    return Restored(painted, painted, moved, painted, mask)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(-40, 60), st.integers(-40, 60), st.integers(20, 90))
+def test_a_network_that_changes_nothing_leaves_every_pixel(left, top, side):
+    drawn = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(left))
+    square = (left, top, left + side, top + side)
+    if left + side <= 0 or top + side <= 0 or left >= 64 or top >= 48:
+        return
+    torch.testing.assert_close(compose(drawn, square, changes()), drawn, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("side", [16, 40, 64])
+def test_what_is_painted_covers_its_share_inside_the_square_and_nothing_outside(side):
+    drawn = torch.zeros(2, 3, 96, 96)
+    square = (8, 20, 8 + side, 20 + side)
+    result = compose(drawn, square, changes(share=0.75))
+    edge = int(FADE * side) + 1
+    inside = result[:, 0, 20 + edge : 20 + side - edge, 8 + edge : 8 + side - edge]
+    torch.testing.assert_close(inside, torch.full_like(inside, 0.75))
+    assert not result[:, 1:].any()
+    result[:, :, 20 : 20 + side, 8 : 8 + side] = 0
+    assert not result.any()
+
+
+def test_the_square_fades_out_at_its_edges():
+    result = compose(torch.zeros(1, 3, 64, 64), (0, 0, 64, 64), changes(1, share=1.0))[0, 0, 32]
+    steps = result[: int(64 * FADE) + 2].diff()
+    assert (steps >= 0).all()
+    assert result[0] < 0.2
+    assert steps.max() < 0.3
+
+
+def test_flow_is_in_the_networks_pixels_and_moves_what_is_drawn_at_its_own_sharpness():
+    drawn = torch.zeros(1, 3, 64, 64)
+    drawn[..., 30, 36] = 1
+    moved = compose(drawn, (0, 0, 64, 64), changes(1, flow=(1.0, -0.5)))
+    # One pixel of 16 is four of 64: what lay 4 to the right and 2 above is shown.
+    expected = torch.zeros_like(drawn)
+    expected[..., 32, 32] = 1
+    torch.testing.assert_close(moved, expected, atol=1e-4, rtol=0)
+
+
+def test_a_network_that_blends_nothing_paints_all():
+    frames = torch.rand(1, 2, 3, SEEN, SEEN)
+    result = compose(torch.zeros(2, 3, SEEN, SEEN), (0, 0, SEEN, SEEN), all_painted(frames))
+    torch.testing.assert_close(result[..., 4:12, 4:12], frames[0, ..., 4:12, 4:12])
