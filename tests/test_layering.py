@@ -48,8 +48,8 @@ ALLOWED_INSIDE_FUNCTIONS = {("models", "weights")}
 """``Model.from_official`` hands itself to the conversion tables: the one way up, taken only when it is called."""
 
 FLOW = {
-    *("pipeline", "calibration", "conditioning", "inputs", "loading", "prompts", "reference", "result", "settings"),
-    "workdir",
+    *("pipeline", "canvas", "composition", "conditioning", "inputs", "loading", "prompts", "reference", "result"),
+    *("settings", "workdir"),
 }
 SHELLS = {"__init__", "__main__"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from fractions import Fraction
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,10 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from flashportrait.calibration import Trial
 from flashportrait.errors import UserError
 from flashportrait.face.motion import BLENDSHAPES, PDFGC, MotionFeatures
-from flashportrait.inputs import FaceChoice, MotionControls, frame_portrait
+from flashportrait.inputs import MotionControls
 from flashportrait.loading import load_pipeline
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
@@ -268,74 +265,6 @@ def test_gains_of_zero_are_a_still_driver(pipeline, portrait):
         pipeline(portrait, rows, controls=still, **noise).frames,
         pipeline(portrait, expected, controls=MotionControls(smooth=0), **noise).frames,
     )
-
-
-def test_a_model_is_told_more_of_what_it_emphasises(pipeline, portrait):
-    gains, own = {"jawOpen": 1.5, "eyeBlinkLeft": 2.0}, np.full(BLENDSHAPES.width, 0.4, np.float32)
-    emphatic = toy_pipeline(**DEFAULTS)
-    emphatic.register_to_config(emphasis=gains)
-    framed = dataclasses.replace(frame_portrait(portrait, pipeline.framing, FaceChoice()), row=own)
-    noise = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(6))
-    given = {"controls": MotionControls(smooth=0), "latents": noise, "progress": False}
-    frames = emphatic(framed, motion(9), **given).frames
-    assert np.array_equal(frames, pipeline(framed, motion(9).emphasised(own, gains), **given).frames)
-    assert not np.array_equal(frames, pipeline(framed, motion(9), **given).frames)
-    with pytest.raises(UserError, match="portrait's own expression"):
-        emphatic(portrait, motion(9), **given)
-
-
-CALIBRATED = {"jawOpen": [-0.3, 0.1], "mouthSmileLeft": [-0.3, 0.3]}
-
-
-@pytest.fixture
-def calibrated() -> FlashPortraitPipeline:
-    pipeline = toy_pipeline(**DEFAULTS)
-    pipeline.register_to_config(calibration=CALIBRATED)
-    return pipeline
-
-
-def test_what_a_trial_finds_is_added_to_what_the_network_is_told(pipeline, calibrated, portrait, tmp_path):
-    offsets = {"jawOpen": 0.1, "mouthSmileLeft": -0.3}
-    noise = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(6))
-    given = {"controls": MotionControls(smooth=0), "latents": noise, "progress": False}
-    work = WorkDirectory.create(tmp_path / "work", {}, {})
-    with patch.object(Trial, "offsets", autospec=True, return_value=offsets) as tried:
-        video = calibrated(portrait, motion(9), work=work, **given)
-    (trial, frames, limits, _), _ = tried.call_args
-    assert len(frames) == len(trial.motion)
-    assert limits == CALIBRATED
-    assert video.report.calibration == offsets
-    expected = pipeline(portrait, motion(9).shifted(offsets), **given).frames
-    assert np.array_equal(video.frames, expected)
-    # A run that goes on takes what was found before, even where a trial would now give something else.
-    with patch.object(Trial, "offsets", side_effect=AssertionError):
-        again = calibrated(portrait, motion(9), work=WorkDirectory.open(work.path), **given)
-    assert np.array_equal(again.frames, expected)
-
-
-def test_a_portrait_may_go_untried_and_one_without_a_face_must(calibrated, portrait, tmp_path):
-    noise = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(6))
-    given = {"latents": noise, "progress": False}
-    untried = calibrated(portrait, motion(9), calibrate=False, **given)
-    assert untried.report.calibration == {}
-    assert not untried.report.warnings
-    work = WorkDirectory.create(tmp_path / "work", {}, {})
-    for folder in (work, WorkDirectory.open(work.path)):  # a run that goes on says so again
-        faceless = calibrated(portrait, motion(9), work=folder, **given)
-        assert faceless.report.calibration == {}
-        assert any("isn't calibrated" in warning for warning in faceless.report.warnings)
-        assert np.array_equal(faceless.frames, untried.frames)
-
-
-def test_calibration_is_of_coefficients_that_there_are(portrait):
-    pipeline = toy_pipeline(**DEFAULTS)
-    pipeline.register_to_config(calibration=CALIBRATED, motion_layout="pdfgc")
-    rows = MotionFeatures(np.zeros((9, PDFGC.width), np.float32), RATE, PDFGC)
-    with pytest.raises(UserError, match="calibration of jawOpen, mouthSmileLeft found, which motion of layout pdfgc"):
-        pipeline(portrait, rows, progress=False)
-    pipeline.register_to_config(calibration={"chin": [-0.1, 0.1]}, motion_layout="blendshapes")
-    with pytest.raises(UserError, match="calibration of chin found"):
-        pipeline(portrait, motion(9), progress=False)
 
 
 @pytest.mark.parametrize("schedule", ["synchronous", "diagonal"])

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,9 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from flashportrait.calibration import MOMENTS, Trial
 from flashportrait.canvas import View
 from flashportrait.conditioning import Conditions, GuidedVelocity
 from flashportrait.errors import UserError
-from flashportrait.face.blendshapes import FaceLandmarker
-from flashportrait.face.motion import MotionFeatures
 from flashportrait.inputs import (
     DrivingSource,
     FaceChoice,
@@ -82,10 +78,6 @@ class FlashPortraitPipeline(DiffusionPipeline):
         framing: how portraits are cut to the model's view, values of :class:`~flashportrait.inputs.Framing`.
         reference: what shows the network the portrait: ``first``, the paper's; ``animated``, drawn on a face mesh with
             the driver's pose and expression; or ``turned``, with its pose alone (:mod:`.reference`).
-        emphasis: gains of coefficients, by name, that this network follows by less than asked
-            (:meth:`~flashportrait.face.motion.MotionFeatures.emphasised`).
-        calibration: coefficients, by name, of which each portrait keeps some of its own, with the least and the
-            greatest offset by which that may be made up for, found by a trial before each run (:mod:`.calibration`).
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->portrait_encoder->transformer->vae"
@@ -106,8 +98,6 @@ class FlashPortraitPipeline(DiffusionPipeline):
         defaults: dict[str, Any] | None = None,
         framing: dict[str, Any] | None = None,
         reference: str = "first",
-        emphasis: dict[str, float] | None = None,
-        calibration: dict[str, list[float]] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -125,8 +115,6 @@ class FlashPortraitPipeline(DiffusionPipeline):
             defaults=defaults or {},
             framing=framing or {},
             reference=reference,
-            emphasis=emphasis or {},
-            calibration=calibration or {},
         )
 
     @classmethod
@@ -158,7 +146,6 @@ class FlashPortraitPipeline(DiffusionPipeline):
         speed: str | None = None,
         controls: MotionControls | None = None,
         face: FaceChoice | None = None,
-        calibrate: bool = True,
         stream: bool = False,
         progress: bool | ProgressHook = True,
         callback_on_step_end: StepCallback | None = None,
@@ -181,7 +168,6 @@ class FlashPortraitPipeline(DiffusionPipeline):
             speed: ``exact``, ``balanced``, ``fast`` or ``turbo``: chooses the predictor, in its place.
             controls: absolute or relative motion, gains, smoothing; as filmed unless given.
             face: which face to animate and which to follow, where there are several.
-            calibrate: try the portrait first, where the model says what for.
             stream: return at once and make frames as they are asked for, rather than all of them now.
             progress: show progress bars; or a function ``(stage, done, total)`` that is told of frames whose motion is
                 read, of steps, and of the stages between; what it raises ends the run.
@@ -210,19 +196,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 filmed = load_motion(driving, self.config.motion_layout, face, progress=progress)
             if work is not None:
                 work.save_motion(filmed)
-            shaped = shape_motion(filmed, controls or MotionControls(), framed.row)
-        report.missing_faces = list(shaped.missing)
-        with report.stage("calibration", staged):
-            offsets = work.calibration() if work is not None else None
-            if offsets is None:
-                offsets = self._calibrate(framed, shaped, settings) if calibrate else {}
-            if work is not None:
-                work.save_calibration(offsets)
-        if calibrate and self.config.calibration and not offsets:
-            report.warnings.append("hardly a face is found in this portrait's trial: its expression isn't calibrated")
-        report.calibration = offsets
-        motion = self._told(framed, shaped, offsets)
-
+            motion = shape_motion(filmed, controls or MotionControls(), framed.row)
+        report.missing_faces = list(motion.missing)
         plan = WindowPlan(latent_frame_count(len(motion)), settings.window, settings.overlap)
         report.windows = len(plan)
         report.seams = [tuple(seam for seam in window.seams if seam < len(motion)) for window in plan]
@@ -327,29 +302,6 @@ class FlashPortraitPipeline(DiffusionPipeline):
         else:
             reference = PortraitFirst(with_mask(encode_portrait(self.vae, portrait, window)))
         return Conditions(*texts, image_embeds, reference, rows[None]).to(device, self.transformer.dtype)
-
-    def _told(self, framed: FramedPortrait, motion: MotionFeatures, offsets: dict[str, float]) -> MotionFeatures:
-        """The motion as the network is told it, who follows less than asked."""
-        return motion.emphasised(framed.row, self.config.emphasis).shifted(offsets)
-
-    def _calibrate(
-        self, framed: FramedPortrait, motion: MotionFeatures, settings: SamplingSettings
-    ) -> dict[str, float]:
-        """What to add to the model's calibrated coefficients with this portrait, found by a trial in one step.
-
-        Nothing where the model has none, or where the trial shows too few faces.
-        """
-        limits = self.config.calibration
-        if not limits:
-            return {}
-        motion.columns(limits, "calibration")  # or else says what is wrong, before the work
-        trial, once = Trial.of(motion), replace(settings, num_inference_steps=1, sigmas=None, predictor=None)
-        told, plan = self._told(framed, trial.motion, {}), WindowPlan(MOMENTS, settings.window, settings.overlap)
-        conditions = self.encode_conditions(framed, told.values, len(plan[0]))
-        noise = GivenNoise(torch.zeros(1, self.transformer.config.out_channels, MOMENTS, *conditions.reference.grid))
-        latents = self._denoise(noise, conditions, plan, once, RunReport(), progress=False)
-        frames = list(self._decode(latents, conditions.reference, len(told), RunReport()))
-        return trial.offsets(frames, limits, FaceLandmarker()) or {}
 
     @torch.no_grad()
     def _denoise(

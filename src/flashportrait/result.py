@@ -31,7 +31,7 @@ class RunReport:
     """For each window, the frames where a seam could show: the first that it has a say in, and the first that is its
     alone."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time by stage: ``motion``, ``calibration``, ``conditions``, ``denoise``, ``decode``, and what
+    """Wall time by stage: ``motion``, ``conditions``, ``denoise``, ``decode``, and what
     callers add."""
     steps_computed: int = 0
     """Window steps at which the network ran."""
@@ -45,8 +45,6 @@ class RunReport:
     """Most memory allocated at once on the GPU, 0 without one."""
     missing_faces: list[int] = field(default_factory=list)
     """Driving frames in which no face was seen; their motion is interpolated."""
-    calibration: dict[str, float] = field(default_factory=dict)
-    """What was added to coefficients to make up for how this portrait shows them."""
     seconds_to_first_frame: float | None = None
     """From the call to the first frame."""
     warnings: list[str] = field(default_factory=list)

@@ -1,6 +1,6 @@
 """A folder beside the output from which an interrupted run goes on: what it was given, and how far it has come.
 
-    manifest.json             command, hashes of inputs, the portrait's calibration, settings, versions
+    manifest.json             command, hashes of inputs, settings, versions
     motion.safetensors        the driving clip's motion rows, as filmed
     window-00012.safetensors  finished latents of a window
     lock                      held by the process that writes here, if there is one
@@ -150,26 +150,6 @@ class WorkDirectory:
     def save_motion(self, motion: MotionFeatures) -> None:
         """Keep the motion rows, so that the driving clip need not be looked at again."""
         motion.save(self.path / "motion.safetensors")
-
-    def calibration(self) -> dict[str, float] | None:
-        """What the portrait's trial found, if it was saved."""
-        return self._manifest.get("calibration")
-
-    def save_calibration(self, offsets: Mapping[str, float]) -> None:
-        """Keep what the portrait's trial found, so that it need not be repeated, nor come out otherwise."""
-        if self.calibration() != offsets:
-            self._manifest["calibration"] = dict(offsets)
-            self._write_manifest()
-
-    @staticmethod
-    def is_one(path: str | Path) -> bool:
-        """Whether a folder looks like a run's."""
-        return (Path(path) / "manifest.json").is_file()
-
-    @staticmethod
-    def has_progress(path: str | Path) -> bool:
-        """Whether a folder holds more of a run than its motion."""
-        return any(Path(path).glob("window-*.safetensors")) or any(Path(path).glob("state-*.safetensors"))
 
     def remove(self) -> None:
         """Remove the folder with all that is in it: the run is done. Who holds its lock removes that."""

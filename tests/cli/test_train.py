@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from flashportrait.cli import main
-from flashportrait.cli.train import NANO_CALIBRATION, NANO_DEFAULTS, NANO_EMPHASIS, export
+from flashportrait.cli.train import NANO_DEFAULTS, export
 from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
 from flashportrait.loading import load_pipeline
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
@@ -92,8 +92,6 @@ def test_the_exported_model_animates(run_folder: Path) -> None:
 
 def test_the_shipped_model_has_the_settings_that_training_exports() -> None:
     config = load_pipeline("nano").config
-    assert config.emphasis == NANO_EMPHASIS
-    assert config.calibration == NANO_CALIBRATION
     assert {name: config.defaults[name] for name in NANO_DEFAULTS} == NANO_DEFAULTS
 
 

@@ -17,6 +17,7 @@ from flashportrait.face.motion import (
     BLENDSHAPES,
     LAYOUTS,
     PDFGC,
+    RESTING_MOST,
     MotionFeatures,
     bilateral,
     fill_gaps,
@@ -24,6 +25,7 @@ from flashportrait.face.motion import (
 
 NTSC = Fraction(30000, 1001)
 BLINK = BLENDSHAPES.head_pose + BLENDSHAPE_NAMES.index("eyeBlinkLeft")
+BROW = BLENDSHAPES.head_pose + BLENDSHAPE_NAMES.index("browInnerUp")
 JAW = BLENDSHAPES.head_pose + BLENDSHAPE_NAMES.index("jawOpen")
 YAW = 0
 
@@ -234,54 +236,61 @@ def test_gaps_are_interpolated_and_held_at_the_ends():
     assert missing == (0, 2, 3, 5)
 
 
-def test_emphasis_draws_the_named_coefficients_away_from_the_portraits_own():
-    motion, own = clip(), clip(1, seed=5).values[0]
-    shown = motion.emphasised(own, {"jawOpen": 1.5, "eyeBlinkLeft": 0.5})
-    departure, before = shown.values - own, motion.values - own
-    np.testing.assert_allclose(departure[:, JAW], 1.5 * before[:, JAW], atol=1e-6)
-    np.testing.assert_allclose(departure[:, BLINK], 0.5 * before[:, BLINK], atol=1e-6)
-    others = np.delete(np.arange(BLENDSHAPES.width), [JAW, BLINK])
-    np.testing.assert_array_equal(shown.values[:, others], motion.values[:, others])
-    assert (shown.rate, shown.missing) == (motion.rate, motion.missing)
+def talking(rest: float, seconds: float = 4.0) -> MotionFeatures:
+    """Somebody whose inner brows rest at ``rest`` and rise to 1 now and then."""
+    values = np.zeros((round(25 * seconds), BLENDSHAPES.width), np.float32)
+    values[:, BROW] = rest
+    values[::10, BROW] = 1
+    return MotionFeatures(values, Fraction(25))
 
 
-def test_emphasis_may_ask_for_more_than_there_is():
-    motion, own = MotionFeatures(np.zeros((2, BLENDSHAPES.width)), 25), np.full(BLENDSHAPES.width, 0.6)
-    np.testing.assert_allclose(motion.emphasised(own, {"jawOpen": 1.5}).values[:, JAW], -0.3, atol=1e-6)
+def test_a_driver_at_rest_leaves_the_portrait_at_rest_and_extremes_stay():
+    own = np.zeros(BLENDSHAPES.width, np.float32)
+    own[BROW] = 0.1
+    adapted = talking(0.3).adapted_to(own).values[:, BROW]
+    np.testing.assert_allclose(adapted[1::10], 0.1, atol=1e-6)
+    np.testing.assert_allclose(adapted[::10], 1)
 
 
-def test_no_emphasis_needs_nothing():
-    motion = clip(layout=PDFGC)
-    assert motion.emphasised(None, {}) is motion
+def test_what_does_not_pass_for_a_face_at_rest_is_an_expression():
+    """Of brows raised to .9 throughout, and of a portrait's open mouth, nothing but a resting face's share is taken."""
+    own = np.zeros(BLENDSHAPES.width, np.float32)
+    own[JAW] = 0.8
+    raised = talking(0.9)
+    assert raised.resting_expression()[BROW - 6] == pytest.approx(RESTING_MOST["brow"])
+    adapted = raised.adapted_to(own).values
+    assert adapted[1, BROW] > 0.8
+    assert adapted[:, JAW].max() <= RESTING_MOST["jawOpen"]
 
 
-@pytest.mark.parametrize(
-    ("row", "gains", "words"),
-    [
-        (np.zeros(57), {"jawOpne": 1.2}, "jawOpne"),
-        (np.zeros(57), {"yaw": 1.2}, "yaw"),
-        (np.zeros(57), {"jawOpen": 0}, "emphasis of 0 for jawOpen"),
-        (np.zeros(57), {"jawOpen": float("nan")}, "nan"),
-        (None, {"jawOpen": 1.2}, "portrait's own expression"),
-    ],
-)
-def test_impossible_emphasis_is_refused(row, gains, words):
-    with pytest.raises(UserError, match=words):
-        clip().emphasised(row, gains)
+@given(st.floats(0, 0.4), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_adapting_keeps_order_and_range(rest, own_brow, low, high):
+    motion, own = talking(rest), np.zeros(BLENDSHAPES.width, np.float32)
+    own[BROW] = own_brow
+    values = motion.values.copy()
+    values[1, BROW], values[2, BROW] = sorted((low, high))
+    adapted = MotionFeatures(values, Fraction(25)).adapted_to(own).values[:, BROW]
+    assert (adapted >= 0).all()
+    assert (adapted <= 1 + 1e-6).all()
+    assert adapted[1] <= adapted[2] + 1e-6
 
 
-def test_offsets_are_added_to_the_named_coefficients_and_no_others():
-    motion = clip()
-    shifted = motion.shifted({"jawOpen": -0.7}).values
-    np.testing.assert_allclose(shifted[:, JAW], motion.values[:, JAW] - 0.7, atol=1e-6)
-    assert (shifted[:, JAW] < 0).any()
-    others = [column for column in range(shifted.shape[1]) if column != JAW]
-    assert np.array_equal(shifted[:, others], motion.values[:, others])
-    assert motion.shifted({}) is motion
-    with pytest.raises(UserError, match="an offset of chin found"):
-        motion.shifted({"chin": 0.1})
+def test_the_same_resting_face_changes_nothing_and_pose_and_gaze_stay():
+    motion = talking(0.2)
+    own = motion.values[1]
+    np.testing.assert_allclose(motion.adapted_to(own).values, motion.values, atol=1e-6)
+    other = clip(100)
+    changed = np.flatnonzero((other.adapted_to(np.zeros(BLENDSHAPES.width)).values != other.values).any(axis=0))
+    names = [BLENDSHAPE_NAMES[column - 6] for column in changed]
+    assert changed.min() >= 6
+    assert not any(name.startswith("eyeLook") for name in names)
 
 
-def test_emphasis_names_blendshapes_alone():
-    with pytest.raises(UserError, match="pdfgc"):
-        clip(layout=PDFGC).emphasised(np.zeros(PDFGC.width), {"jawOpen": 1.2})
+def test_a_clip_too_short_to_tell_is_taken_as_it_is():
+    short = talking(0.3, seconds=0.8)
+    np.testing.assert_array_equal(short.adapted_to(np.full(BLENDSHAPES.width, 0.2, np.float32)).values, short.values)
+
+
+def test_other_extractors_motion_is_not_adapted():
+    motion = clip(50, layout=PDFGC)
+    assert motion.adapted_to(np.zeros(57)) is motion

@@ -32,11 +32,12 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "model": NAMES,
     "size": st.integers(16, 4096),
     "seed": st.integers(-(2**63), 2**63 - 1),
-    **dict.fromkeys(("audio", "compare", "keep_work", "restart", "smooth", "calibrate", "offload"), st.booleans()),
+    **dict.fromkeys(("audio", "compare", "keep_work", "restart", "smooth", "offload"), st.booleans()),
     "trim": st.sampled_from(["2.5:7", "60f:", "1:30-2:45"]),
     "fps": st.fractions(1, 240),
     **dict.fromkeys(("head", "eyes", "emotion", "mouth"), GAINS),
-    "motion": st.sampled_from(["absolute", "relative"]),
+    "motion": st.sampled_from(["adapted", "absolute", "relative"]),
+    "view": st.sampled_from(["whole", "face"]),
     **dict.fromkeys(("face", "portrait_face", "steps", "threads"), st.integers(1, 10**6)),
     **dict.fromkeys(("face_box", "portrait_box"), BOXES),
     **dict.fromkeys(("text_scale", "emotion_scale", "temperature"), SCALES),
@@ -110,7 +111,7 @@ def test_all_problems_are_reported_together():
     assert problems.keys() == wrong
     assert "did you mean text_scale?" in problems["textscale"]
     assert problems["head"] == "head is 9: give a number from 0 to 5"
-    assert problems["motion"] == "motion is 'wild': choose absolute or relative"
+    assert problems["motion"] == "motion is 'wild': choose adapted, absolute or relative"
     assert all(line in str(refused.value) for line in problems.values())
     assert isinstance(refused.value, UserError)
 

@@ -48,7 +48,7 @@ def test_progress_is_complete_and_never_goes_back(job: Job, tmp_path: Path):
     summary = run(replace(job, driving=clip), on_progress=told.append)
     counted = [progress for progress in told if progress.message is None]
     stages = {progress.stage: progress for progress in counted}
-    assert list(stages) == ["load", "portrait", "motion", "calibration", "conditions", "denoise", "decode"]
+    assert list(stages) == ["load", "portrait", "motion", "conditions", "denoise", "decode"]
     assert all(progress.done == progress.total for progress in stages.values())
     assert (stages["motion"].total, stages["denoise"].total, stages["decode"].total) == (30, 16, 30)
     assert {progress.unit for progress in counted} == {"stage", "frames", "steps"}

@@ -195,7 +195,8 @@ def test_a_new_blend_is_half_reference_and_a_missing_reference_is_refused():
 @torch.no_grad()
 def test_restoring_shows_training_what_decoding_hides():
     vae, latents, reference = make_blending(2), 5 * torch.randn(1, 2, 3, 1, 2), torch.rand(1, 5, 3, 16, 32)
-    frames, bent, flow = vae.restore(latents, reference)
+    frames, bent, flow, painted, mask = vae.restore(latents, reference)
+    torch.testing.assert_close(painted + mask * (bent - painted), frames)
     assert torch.equal(frames.clamp(0, 1), vae.decode(latents, parallel=True, reference=reference))
     assert not torch.equal(frames, frames.clamp(0, 1))
     assert not torch.allclose(bent, reference, atol=1e-3)

@@ -34,20 +34,6 @@ NANO_FRAMING: dict[str, Any] = {
 }
 """How the training pictures hold their faces."""
 
-NANO_EMPHASIS: dict[str, float] = {
-    **dict.fromkeys(("eyeBlinkLeft", "eyeBlinkRight"), 1.5),
-    **{f"{name}{side}": 1.3 for name in ("mouthSmile", "mouthDimple", "cheekSquint") for side in ("Left", "Right")},
-}
-"""What the embedded model follows by less than asked: measured, see docs/experiments.md."""
-
-NANO_CALIBRATION: dict[str, list[float]] = {
-    "jawOpen": [-0.4, 0.1],
-    **{f"mouthSmile{side}": [-0.4, 0.1] for side in ("Left", "Right")},
-    **{f"eyeBlink{side}": [-0.4, 0.0] for side in ("Left", "Right")},
-}
-"""Of what portraits keep some of their own in the embedded model, and how far that is made up for: asked to go further
-than the network knows a jaw or a smile stops following, and lids that hang at rest look tired."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to train, where, for how long."""
@@ -158,9 +144,7 @@ def export(folder: Path, start: Path | None = None) -> Path:
         motion_layout="blendshapes",
         defaults=NANO_DEFAULTS,
         framing=NANO_FRAMING,
-        reference="turned",
-        emphasis=NANO_EMPHASIS,
-        calibration=NANO_CALIBRATION,
+        reference="animated",
         **parts,
     )
     pipeline.save_pretrained(folder / "model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -296,57 +296,6 @@ class MotionFeatures:
             )
         anchor_row = self.values[self.neutral_frame() if anchor is None else anchor]
         return self._with_values(portrait_row + (self.values - anchor_row))
-
-    def emphasised(self, portrait_row: np.ndarray | None, gains: Mapping[str, float]) -> MotionFeatures:
-        """Coefficients drawn further from the portrait's own row [d]: ``gains`` by their names, 1 for all others.
-
-        A network unsure of a feature keeps to the portrait's; asked for more than is wanted, it gives what is wanted.
-        Unlike other changes these rows may leave [0, 1]: they are for the network, not for people.
-
-        Raises:
-            UserError: an unknown coefficient, a gain that isn't a positive number, or an unknown portrait row.
-        """
-        if not gains:
-            return self
-        columns = self.columns(gains, "emphasis")
-        for name, gain in gains.items():
-            if not 0 < gain < np.inf:
-                raise UserError(f"an emphasis of {gain} for {name} found; give a number above 0, 1 for none")
-        if portrait_row is None:
-            raise UserError("emphasis needs the portrait's own expression, which this model's framing doesn't read")
-        values = self.values.copy()
-        for name, gain in gains.items():
-            column = columns[name]
-            values[:, column] = portrait_row[column] + gain * (values[:, column] - portrait_row[column])
-        return replace(self, values=values)
-
-    def shifted(self, offsets: Mapping[str, float]) -> MotionFeatures:
-        """Coefficients with ``offsets`` added, by their names. As emphasised rows, these may leave [0, 1].
-
-        Raises:
-            UserError: an unknown coefficient.
-        """
-        if not offsets:
-            return self
-        values = self.values.copy()
-        for name, column in self.columns(offsets, "an offset").items():
-            values[:, column] += offsets[name]
-        return replace(self, values=values)
-
-    def columns(self, names: Iterable[str], what: str) -> dict[str, int]:
-        """The columns of coefficients, by name.
-
-        Raises:
-            UserError: an unknown coefficient; says ``what`` it is wanted for.
-        """
-        known = BLENDSHAPE_NAMES if self.layout is BLENDSHAPES else ()
-        columns = {name: column for column, name in enumerate(known, start=self.layout.head_pose)}
-        if unknown := ", ".join(sorted({*names} - columns.keys())):
-            raise UserError(
-                f"{what} of {unknown} found, which motion of layout {self.layout.name} doesn't have; name "
-                "coefficients of blendshapes, such as jawOpen"
-            )
-        return {name: columns[name] for name in names}
 
     def resting_expression(self) -> np.ndarray:
         """The expression that the face has when it does nothing, as far as it passes for one, coefficients [51].

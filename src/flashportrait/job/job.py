@@ -68,10 +68,19 @@ class Job:
     """The video to write; its ending chooses the kind."""
     model: str = setting(text, "nano, 14b, 14b-fast or a folder; default: nano", default="nano", metavar="NAME")
     """A model's name, or the folder of a saved pipeline."""
-    size: int | None = setting(
-        whole(16, 4096), "longer side, 16 to 4096; default: the model's own", default=None, metavar="PIXELS"
+    view: Literal["whole", "face"] = setting(
+        choice("whole", "face"),
+        "whole: the picture as it was given (default); face: a square around the face",
+        default="whole",
     )
-    """Pixels of the result's longer side, 16 to 4096; the model's own unless given."""
+    """``whole``: the picture as it was given, in which the head moves; ``face``: a square around the face."""
+    size: int | None = setting(
+        whole(16, 4096),
+        "longer side, 16 to 4096; default: the portrait's own, at most 1280 (512 around a face); 14b: 720",
+        default=None,
+        metavar="PIXELS",
+    )
+    """Pixels of the result's longer side, 16 to 4096; unless given the portrait's own or the model's."""
     seed: int = setting(
         whole(-(2**63), 2**63 - 1), "of the noise, at temperatures above 0; default: 0", default=0, metavar="SEED"
     )
@@ -112,26 +121,19 @@ class Job:
     """Gain of brows, cheeks and nose, 0 to 5."""
     mouth: float = setting(GAIN, "gain of jaw and lips, 0 to 5", default=1.0, group=MOTION, metavar="GAIN")
     """Gain of jaw and lips, 0 to 5."""
-    motion: Literal["absolute", "relative"] = setting(
-        choice("absolute", "relative"),
-        "take the driver's pose and expression as they are (default), or only their changes, from the portrait's own",
-        default="absolute",
+    motion: Literal["adapted", "absolute", "relative"] = setting(
+        choice("adapted", "absolute", "relative"),
+        "adapted: the driver's pose and expression, but at rest the portrait's own face (default); absolute: as they "
+        "are; relative: only their changes, from the portrait's own",
+        default="adapted",
         group=MOTION,
     )
-    """``absolute``: the driver's pose and expression; ``relative``: only their changes, from the portrait's own."""
+    """``adapted``: the driver's pose and expression, but at rest the portrait's own face; ``absolute``: as they are;
+    ``relative``: only their changes, from the portrait's own."""
     smooth: bool = setting(
         switch, "take the tracking's jitter out; blinks stay (default: on)", default=True, group=MOTION
     )
     """Whether the tracking's jitter is taken out."""
-    calibrate: bool = setting(
-        switch,
-        "try the portrait first, and make up for what of its own expression stays (default: on, where the model names "
-        "coefficients to calibrate)",
-        default=True,
-        group=MOTION,
-    )
-    """Whether the portrait is tried before the run, where the model names coefficients to calibrate."""
-
     face: int | None = setting(
         POSITIVE, "face number N of the video (see: flashportrait faces)", default=None, group=FACE, metavar="N"
     )

@@ -20,7 +20,7 @@ class Progress:
     """One thing that a run tells: how far a stage is, or a message."""
 
     stage: str
-    """``load``, ``portrait``, ``motion``, ``calibration``, ``conditions``, ``denoise`` or ``decode``, as in the report;
+    """``load``, ``portrait``, ``motion``, ``conditions``, ``denoise`` or ``decode``, as in the report;
     ``denoise`` and ``decode`` alternate, since frames are written as they come."""
     done: int
     """Units done, never fewer than before in the same stage."""

@@ -294,7 +294,7 @@ def _pipeline_settings(job: Job) -> dict[str, Any]:
         "speed": job.speed,
         "controls": MotionControls(job.motion, job.head, job.eyes, job.emotion, job.mouth, float(job.smooth)),
         "face": FaceChoice(job.face, job.face_box, job.portrait_face, job.portrait_box),
-        "calibrate": job.calibrate,
+        "view": job.view,
         **{name: value for name, value in sampling.items() if value is not None},
     }
 
