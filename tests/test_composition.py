@@ -67,3 +67,10 @@ def test_a_network_that_blends_nothing_paints_all():
     frames = torch.rand(1, 2, 3, SEEN, SEEN)
     result = compose(torch.zeros(2, 3, SEEN, SEEN), (0, 0, SEEN, SEEN), all_painted(frames))
     torch.testing.assert_close(result[..., 4:12, 4:12], frames[0, ..., 4:12, 4:12])
+
+
+def test_a_share_of_the_changes_is_taken_over():
+    drawn = torch.zeros(1, 3, 64, 64)
+    half = compose(drawn, (0, 0, 64, 64), changes(1, share=1.0), refine=0.5)
+    assert half[0, 0, 32, 32] == pytest.approx(0.5)
+    assert torch.equal(compose(drawn, (0, 0, 64, 64), changes(1, share=1.0), refine=0.0), drawn)

@@ -14,8 +14,9 @@ from flashportrait.inputs import FramedPortrait
 from flashportrait.models.streaming_vae import streaming_decoder
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.models.transformer import with_mask
-from flashportrait.reference import PortraitDrawn, PortraitFirst
+from flashportrait.reference import DrawnClip, PortraitDrawn, PortraitFirst
 from flashportrait.rig.mesh import average_landmarks
+from flashportrait.rig.pose import GUIDE_REACH
 from flashportrait.sampling.denoise import diagonal_rounds, synchronous_rounds
 from flashportrait.sampling.windows import Window, WindowPlan
 
@@ -43,6 +44,12 @@ def motion_rows(frames: int) -> torch.Tensor:
     rows = 0.1 * time.sin()
     rows[:, 6:] = rows[:, 6:].abs()
     return rows
+
+
+def drawn(
+    framed: FramedPortrait, rows: torch.Tensor, vae: TinyVideoAutoencoder, strength: float = 1.0
+) -> PortraitDrawn:
+    return PortraitDrawn(DrawnClip(framed, rows, strength), framed.pixels, vae)
 
 
 def test_the_mask_marks_the_first_latent_frame():
@@ -78,7 +85,7 @@ def test_windows_of_the_drawn_portrait_are_cut_from_one_clip(vae, framed, frames
     clip = framed.drawn_on()[1].draw(torch.cat([rows, last]), SIZE, strength)
     with torch.no_grad():
         expected = vae.encode((clip * 255).round()[None] / 255).transpose(1, 2)
-    reference = PortraitDrawn(framed, rows, vae, strength)
+    reference = drawn(framed, rows, vae, strength)
     assert reference.grid == (SIZE // 8, SIZE // 8)
     for part in plan:
         latents = reference(part)
@@ -89,16 +96,16 @@ def test_windows_of_the_drawn_portrait_are_cut_from_one_clip(vae, framed, frames
 
 def test_any_order_of_windows_gives_the_same_bits(vae, framed):
     plan, rows = WindowPlan(40, 6, 3), motion_rows(157)
-    in_order = PortraitDrawn(framed, rows, vae, 1.0)
+    in_order = drawn(framed, rows, vae)
     expected = [in_order(part) for part in plan]
-    other = PortraitDrawn(framed, rows, vae, 1.0)
+    other = drawn(framed, rows, vae)
     for index in (11, 0, 5, 5, 8, 2):
         assert torch.equal(other(plan[index]), expected[index])
 
 
 def test_a_long_clip_holds_no_more_than_a_window(vae, framed):
     plan = WindowPlan(60, 6, 3)
-    reference = PortraitDrawn(framed, motion_rows(237), vae, 1.0)
+    reference = drawn(framed, motion_rows(237), vae)
     for part in plan:
         reference(part)
         assert len(reference._held) <= 6
@@ -109,7 +116,7 @@ def test_orders_that_come_back_are_served_from_memory(vae, framed, monkeypatch, 
     plan, calls = WindowPlan(160, 6, 3), []
     whole = vae.encode_chunk
     monkeypatch.setattr(vae, "encode_chunk", lambda *given: calls.append(1) or whole(*given))
-    reference = PortraitDrawn(framed, motion_rows(637), vae, 0.0)
+    reference = drawn(framed, motion_rows(637), vae, 0.0)
     for pairs in rounds(plan, 8):
         for index, _ in pairs:
             reference(plan[index])
@@ -125,7 +132,7 @@ def test_what_a_network_without_a_blend_makes_is_put_in_the_square_that_it_saw(v
     landmarks = average_landmarks((3 * SIZE, SIZE), SIZE)
     canvas = Canvas(texture, landmarks, (SIZE, 2 * SIZE), square, still, (SIZE, 0))
     framed = FramedPortrait(torch.full((1, 3, SIZE, SIZE), 0.5), torch.zeros(57).numpy(), canvas)
-    reference, decoder = PortraitDrawn(framed, motion_rows(5), vae, 1.0), streaming_decoder(vae)
+    reference, decoder = drawn(framed, motion_rows(5), vae), streaming_decoder(vae)
     latents = torch.randn(1, 16, 2, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(1))
     decoded = streaming_decoder(vae).push(latents)
     frames = np.concatenate([reference.decode(i, latents[:, :, i : i + 1], decoder) for i in range(2)])
@@ -147,3 +154,20 @@ def test_turning_stops_where_the_mesh_has_nothing_more_to_show(framed):
     far[:, 0] = torch.tensor([0.7, 2.0])
     turned = framed.drawn_on()[1].draw(far, SIZE, 0.0)
     assert torch.equal(turned[0], turned[1])
+
+
+def test_the_mesh_alone_draws_a_frame_a_row(framed):
+    clip = DrawnClip(framed, motion_rows(7))
+    frames = list(clip)
+    assert len(frames) == 7
+    for index in (0, 3, 6):
+        assert np.array_equal(frames[index], clip.finish(clip.draw([index]))[0])
+    assert not np.array_equal(frames[0], frames[6])
+
+
+def test_rows_are_told_as_far_as_they_are_drawn(framed):
+    far = torch.zeros(1, 57)
+    far[0, 0], far[0, 6:] = 1.5, 0.3
+    told = DrawnClip(framed, far).motion
+    assert told[0, 0] == pytest.approx(GUIDE_REACH[0])
+    assert told[0, 6:].max() == pytest.approx(0.3)

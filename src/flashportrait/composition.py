@@ -16,13 +16,14 @@ FADE = 0.08
 """Width of the band along the square's edges, in units of its side, over which the network's part fades out."""
 
 
-def compose(drawn: Tensor, square: tuple[int, int, int, int], restored: Restored) -> Tensor:
+def compose(drawn: Tensor, square: tuple[int, int, int, int], restored: Restored, refine: float = 1.0) -> Tensor:
     """What is drawn, with the network's changes to the square that it saw.
 
     Args:
         drawn: [t 3 h w] in [0, 1].
         square: left, top, right, bottom in its pixels; it may reach beyond.
         restored: of t frames, [1 t c s s].
+        refine: share of the changes to take over, in [0, 1].
 
     Returns:
         [t 3 h w] in [0, 1].
@@ -31,7 +32,7 @@ def compose(drawn: Tensor, square: tuple[int, int, int, int], restored: Restored
     height, width = drawn.shape[-2:]
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
     side = right - left
-    fade = _fade(side, drawn)[..., y0 - top : y1 - top, x0 - left : x1 - left]
+    fade = refine * _fade(side, drawn)[..., y0 - top : y1 - top, x0 - left : x1 - left]
 
     def enlarged(part: Tensor) -> Tensor:
         whole = F.interpolate(part, (side, side), mode="bilinear", align_corners=False)

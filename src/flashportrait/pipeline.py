@@ -25,6 +25,7 @@ from torch import Tensor
 from flashportrait.canvas import View
 from flashportrait.conditioning import Conditions, GuidedVelocity
 from flashportrait.errors import UserError
+from flashportrait.face.motion import MotionFeatures
 from flashportrait.inputs import (
     DrivingSource,
     FaceChoice,
@@ -41,7 +42,7 @@ from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.streaming_vae import encode_portrait, streaming_decoder
 from flashportrait.models.transformer import with_mask
 from flashportrait.prompts import encode_prompt
-from flashportrait.reference import PortraitDrawn, PortraitFirst, Reference
+from flashportrait.reference import DrawnClip, PortraitDrawn, PortraitFirst, Reference
 from flashportrait.result import PortraitVideo, RunReport, to_pictures
 from flashportrait.sampling.denoise import check_memory, denoiser
 from flashportrait.sampling.fitted import FittedPrediction
@@ -53,7 +54,7 @@ from flashportrait.sampling.solver import Step, steps_of
 from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_count
 from flashportrait.settings import SamplingSettings
 from flashportrait.weights.folder import check_components
-from flashportrait.workdir import WorkDirectory, describe_model, describe_run
+from flashportrait.workdir import WorkDirectory, describe_inputs, describe_model, describe_run
 
 DRAWN_STRENGTH = {"turned": 0.0, "animated": 1.0}
 """References that are drawn on a face mesh, with the strength of the expression in them."""
@@ -198,19 +199,24 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 work.save_motion(filmed)
             motion = shape_motion(filmed, controls or MotionControls(), framed.row)
         report.missing_faces = list(motion.missing)
-        plan = WindowPlan(latent_frame_count(len(motion)), settings.window, settings.overlap)
-        report.windows = len(plan)
-        report.seams = [tuple(seam for seam in window.seams if seam < len(motion)) for window in plan]
-        with report.stage("conditions", staged):
-            conditions = self.encode_conditions(framed, motion.values, len(plan[0]), prompt, negative_prompt)
-        noise_shape = (self.transformer.config.out_channels, plan.latent_frames, *conditions.reference.grid)
-        noise = choose_noise(noise_shape, seed, generator, latents, settings.temperature)
-        if work is not None:
-            prompts = {"prompt": prompt, "negative_prompt": negative_prompt}
-            work.bind({**prompts, **describe_model(self), **describe_run(settings, noise, framed, motion)})
-        parts = self._denoise(noise, conditions, plan, settings, report, progress, callback_on_step_end, work)
-        denoised = report.timed("denoise", parts)
-        frames = self._decode(denoised, conditions.reference, len(motion), report)
+        clip = self._drawn_clip(framed, motion.values)
+        if clip is not None and settings.refine == 0:
+            frames = self._draw(clip, framed, motion, report, work)
+        else:
+            plan = WindowPlan(latent_frame_count(len(motion)), settings.window, settings.overlap)
+            report.windows = len(plan)
+            report.seams = [tuple(seam for seam in window.seams if seam < len(motion)) for window in plan]
+            with report.stage("conditions", staged):
+                texts = {"prompt": prompt, "negative_prompt": negative_prompt}
+                conditions = self.encode_conditions(
+                    framed, motion.values, len(plan[0]), **texts, refine=settings.refine
+                )
+            noise_shape = (self.transformer.config.out_channels, plan.latent_frames, *conditions.reference.grid)
+            noise = choose_noise(noise_shape, seed, generator, latents, settings.temperature)
+            if work is not None:
+                work.bind({**texts, **describe_model(self), **describe_run(settings, noise, framed, motion)})
+            parts = self._denoise(noise, conditions, plan, settings, report, progress, callback_on_step_end, work)
+            frames = self._decode(report.timed("denoise", parts), conditions.reference, len(motion), report)
         seen = to_pictures(framed.pixels)[0]
         video = PortraitVideo(frames, length=len(motion), rate=motion.rate, report=report, portrait=seen)
         if not stream:
@@ -282,9 +288,18 @@ class FlashPortraitPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def encode_conditions(
-        self, framed: FramedPortrait, motion: np.ndarray, window: int, prompt: str = "", negative_prompt: str = ""
+        self,
+        framed: FramedPortrait,
+        motion: np.ndarray,
+        window: int,
+        prompt: str = "",
+        negative_prompt: str = "",
+        refine: float = 1.0,
     ) -> Conditions:
-        """All that the network is told, from a portrait, motion rows [t d] and a window's number of latent frames."""
+        """All that the network is told, from a portrait, motion rows [t d] and a window's number of latent frames.
+
+        ``refine``: see ``SamplingSettings``.
+        """
         device, config = self._execution_device, self.transformer.config
         portrait = framed.pixels.to(device)
         texts = [
@@ -295,13 +310,41 @@ class FlashPortraitPipeline(DiffusionPipeline):
             image_embeds = self.image_encoder(portrait.to(self.image_encoder.dtype))
         else:
             image_embeds = clip_tokens(self.image_encoder, portrait)
-        rows = torch.from_numpy(motion)
         reference: Reference
-        if self.config.reference in DRAWN_STRENGTH:
-            reference = PortraitDrawn(framed, rows, self.vae, DRAWN_STRENGTH[self.config.reference])
-        else:
+        clip = self._drawn_clip(framed, motion)
+        if clip is None:
+            rows = torch.from_numpy(motion)
             reference = PortraitFirst(with_mask(encode_portrait(self.vae, portrait, window)))
+        else:  # the network is told what is drawn, not what lies beyond the mesh's reach
+            rows = clip.motion
+            reference = PortraitDrawn(clip, framed.pixels, self.vae, refine)
         return Conditions(*texts, image_embeds, reference, rows[None]).to(device, self.transformer.dtype)
+
+    def _drawn_clip(self, framed: FramedPortrait, motion: np.ndarray) -> DrawnClip | None:
+        """What is drawn on the face mesh, where the model's reference is."""
+        strength = DRAWN_STRENGTH.get(self.config.reference)
+        return None if strength is None else DrawnClip(framed, torch.from_numpy(motion), strength)
+
+    def _draw(
+        self,
+        clip: DrawnClip,
+        framed: FramedPortrait,
+        motion: MotionFeatures,
+        report: RunReport,
+        work: WorkDirectory | None,
+    ) -> Iterator[np.ndarray]:
+        """Frames as the mesh alone draws them. They are one window, and are drawn anew by a run that goes on."""
+        report.windows, report.seams = 1, [()]
+        if work is not None:
+            work.bind({"refine": 0, "reference": self.config.reference, **describe_inputs(framed, motion)})
+
+        def counted() -> Iterator[np.ndarray]:
+            for frame in report.timed("decode", iter(clip)):
+                report.note_memory()
+                report.note_frame()
+                yield frame
+
+        return counted()
 
     @torch.no_grad()
     def _denoise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,28 +73,57 @@ class PortraitFirst:
         return PortraitFirst(self.latents.to(device, dtype))
 
 
+class DrawnClip:
+    """The portrait on a face mesh, drawn with a motion row a frame: the driver's head pose and, by a strength,
+    expression.
+
+    Args:
+        framed: the portrait, with its canvas.
+        motion: a row for each pixel frame, [t 57].
+        strength: of the expression drawn, in [0, 1]; at 0 the portrait keeps its own.
+    """
+
+    def __init__(self, framed: FramedPortrait, motion: Tensor, strength: float = 1.0) -> None:
+        self.canvas, self._rig = framed.drawn_on()
+        self.motion = self._rig.reachable(motion)
+        """The rows as they are drawn, [t 57]: heads turn only as far as the mesh has something to show."""
+        self.strength = strength
+
+    def draw(self, frames: Sequence[int]) -> Tensor:
+        """The moving part in some frames, [t 3 h w] in [0, 1]; those beyond the ends are the first and the last."""
+        rows = self.motion[torch.tensor(frames).clamp(0, len(self.motion) - 1)]
+        return self._rig.draw(rows, self.canvas.size, self.strength)
+
+    def finish(self, drawn: Tensor) -> np.ndarray:
+        """Frames of the result, uint8 RGB [t H W 3], from the moving part."""
+        return self.canvas.place(to_pictures(drawn))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The result's frames, uint8 RGB [H W 3], as the mesh alone draws them."""
+        for frame in range(len(self.motion)):
+            yield self.finish(self.draw([frame]))[0]
+
+
 class PortraitDrawn:
-    """The portrait in every frame, drawn on a face mesh with the driver's head pose and, by a strength, expression.
+    """The portrait in every frame, drawn on a face mesh (:class:`DrawnClip`).
 
     For networks too small to learn from scratch how faces move. At strength 1 everything that the mesh can draw is
     drawn, and what remains to be made is what a picture of one expression lacks: teeth, lids, creases, what a turn
-    uncovers. At 0 the portrait keeps its own expression, and the expression block has all the work.
+    uncovers. At 0 the expression block has all the work.
 
     The clip of drawn portraits is encoded as a stream, one latent frame at a time and only when a window asks. Latents
     before the furthest window asked for are dropped, so memory doesn't grow with the clip; when an order of work comes
     back for some, twice as many are kept from then on.
 
     Args:
-        framed: the portrait, with its canvas.
-        motion: a row for each pixel frame, [t 57]; the last one stays.
+        clip: what is drawn.
+        portrait: the portrait as the network sees it, [1 3 s s] in [0, 1].
         vae: what encodes the clip.
-        strength: of the expression drawn, in [0, 1].
+        refine: share of the network's changes that the result takes over, in [0, 1].
     """
 
-    def __init__(self, framed: FramedPortrait, motion: Tensor, vae: TinyVideoAutoencoder, strength: float):
-        self._canvas, self._rig = framed.drawn_on()
-        self._portrait, self._side = framed.pixels, framed.pixels.shape[-1]
-        self._motion, self._vae, self._strength = motion, vae, strength
+    def __init__(self, clip: DrawnClip, portrait: Tensor, vae: TinyVideoAutoencoder, refine: float = 1.0) -> None:
+        self._clip, self._portrait, self._vae, self._refine = clip, portrait, vae, refine
         self._device, self._dtype = vae.device, torch.float32
         self._held: list[Tensor] = []
         self._first = 0
@@ -103,12 +133,12 @@ class PortraitDrawn:
 
     @property
     def grid(self) -> tuple[int, int]:
-        side = self._side // self._vae.spatial_ratio
+        side = self._portrait.shape[-1] // self._vae.spatial_ratio
         return side, side
 
     def __call__(self, window: Window) -> Tensor:
         latents = torch.cat(self._latents(window.start, window.stop), dim=1)
-        return with_mask(latents.transpose(1, 2), self._strength).to(self._device, self._dtype)
+        return with_mask(latents.transpose(1, 2), self._clip.strength).to(self._device, self._dtype)
 
     def decode(self, index: int, latent: Tensor, decoder: StreamingDecoder) -> np.ndarray:
         drawn = self._draw(index)
@@ -117,7 +147,7 @@ class PortraitDrawn:
         else:
             restored = all_painted(decoder.push(latent))
         drawn = drawn[-restored.frames.shape[1] :]
-        return self._canvas.place(to_pictures(compose(drawn, self._canvas.seen, restored)))
+        return self._clip.finish(compose(drawn, self._clip.canvas.seen, restored, self._refine))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PortraitDrawn:
         self._device, self._dtype = device, dtype
@@ -146,14 +176,12 @@ class PortraitDrawn:
 
     def _seen(self, drawn: Tensor) -> Tensor:
         """The network's square of drawn pictures [4 3 h w].  [1 4 3 s s]"""
-        return self._canvas.seen_part(drawn, self._side, self._portrait)[None]
+        return self._clip.canvas.seen_part(drawn, self._portrait.shape[-1], self._portrait)[None]
 
     def _draw(self, index: int) -> Tensor:
         """Pixel frames ``4 index - 3 .. 4 index``, the clip's first standing for any before it.  [4 3 h w]"""
         if index not in self._drawn:
-            frames = torch.arange(TEMPORAL_RATIO * (index - 1) + 1, TEMPORAL_RATIO * index + 1)
-            rows = self._motion[frames.clamp(0, len(self._motion) - 1)]
-            pictures = self._rig.draw(rows, self._canvas.size, self._strength)
+            pictures = self._clip.draw(range(TEMPORAL_RATIO * (index - 1) + 1, TEMPORAL_RATIO * index + 1))
             self._drawn[index] = (pictures * 255).round().to(torch.uint8)
             if len(self._drawn) > max(1, KEPT_BYTES // self._drawn[index].numel()):
                 del self._drawn[next(iter(self._drawn))]

@@ -39,6 +39,9 @@ class SamplingSettings:
     temperature: float = 1.0
     """Standard deviation of the noise that is drawn to start from. Below 1, results are nearer to what the model holds
     likeliest and vary less with the seed; at 0 they don't depend on it. Good for a small model, unsure of much."""
+    refine: float = 1.0
+    """Share, in [0, 1], that is taken over of the network's changes to what is drawn on a face mesh, for models whose
+    reference is drawn; at 0 the network isn't run."""
     predictor: AdaptiveLatentPrediction | FittedPrediction | None = None
     """Predicts some of the steps; None computes all."""
     batched: bool = False
@@ -52,6 +55,8 @@ class SamplingSettings:
         for name in ("text_scale", "emotion_scale", "temperature"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name} is {getattr(self, name)}; give a number from 0 up")
+        if not 0 <= self.refine <= 1:
+            raise UserError(f"refine is {self.refine}; give a number from 0 to 1")
         if self.schedule not in ORDERS:
             raise UserError(f"the schedule is {self.schedule!r}; choose one of {', '.join(ORDERS)}")
 

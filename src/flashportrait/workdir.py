@@ -274,11 +274,15 @@ def describe_run(
             "use the causal schedule, a predictor of target guided, or no work directory"
         )
     noise_settings = asdict(noise) if isinstance(noise, FrameNoise) else {"latents": tensor_digest(noise.latents)}
+    return {**asdict(settings), **noise_settings, **describe_inputs(portrait, motion)}
+
+
+def describe_inputs(portrait: FramedPortrait, motion: MotionFeatures) -> dict[str, Any]:
+    """What of the inputs decides the result, for :meth:`WorkDirectory.bind`."""
+    canvas = portrait.canvas
     return {
-        **asdict(settings),
-        **noise_settings,
-        "portrait": tensor_digest(portrait.pixels),
-        "canvas": None if portrait.canvas is None else portrait.canvas.describe(),
+        "portrait": tensor_digest(portrait.pixels if canvas is None else canvas.texture),
+        "canvas": None if canvas is None else canvas.describe(),
         "motion": tensor_digest(torch.from_numpy(motion.values)),
         "rate": str(motion.rate),
     }

@@ -87,7 +87,7 @@ def test_the_exported_model_animates(run_folder: Path) -> None:
     portrait = Image.open(Path(__file__).parents[2] / "examples" / "portrait_1.jpg")
     video = pipeline(portrait, motion, num_inference_steps=2, progress=False)
     assert len(video.frames) == 7
-    assert video.frames[0].shape == (256, 256, 3)
+    assert video.frames[0].shape == (476, 476, 3)
 
 
 def test_the_shipped_model_has_the_settings_that_training_exports() -> None:

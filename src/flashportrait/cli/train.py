@@ -17,11 +17,12 @@ NANO_DEFAULTS: dict[str, Any] = {
     "num_inference_steps": 30,
     "speed": "fast",
     "text_scale": 1.0,
-    "emotion_scale": 1.75,
+    "emotion_scale": 1.0,
     "window": 8,
     "overlap": 3,
     "schedule": "causal",
     "temperature": 0.0,
+    "refine": 0.0,
 }
 """Sampling settings that suit the embedded model."""
 

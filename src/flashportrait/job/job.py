@@ -179,6 +179,14 @@ class Job:
         metavar="T",
     )
     """Standard deviation of the noise that sampling starts from, from 0."""
+    refine: float | None = setting(
+        number(0, 1),
+        "share of the network's changes to what is drawn on the face mesh, 0 to 1; at 0 the mesh alone draws",
+        default=None,
+        group=SAMPLING,
+        metavar="SHARE",
+    )
+    """Share, 0 to 1, of the network's changes to what is drawn on the face mesh; for models that draw on one."""
     speed: Literal["exact", "balanced", "fast", "turbo"] | None = setting(
         choice("exact", "balanced", "fast", "turbo"), "how many steps to predict", default=None, group=SAMPLING
     )

@@ -286,6 +286,7 @@ def _pipeline_settings(job: Job) -> dict[str, Any]:
         "overlap": job.overlap,
         "schedule": job.schedule,
         "temperature": job.temperature,
+        "refine": job.refine,
         "predictor": None if job.predictor is None else parse_predictor(job.predictor),
     }
     return {

@@ -346,7 +346,8 @@ def read_scene(path: Path, index: int, names: Sequence[str], frames: slice = sli
     """
     with safe_open(path, "pt") as shard:
         _check_names(path, shard.keys(), names)
-        return [shard.get_slice(name)[index : index + 1, frames] for name in names]
+        parts = [shard.get_slice(name) for name in names]
+        return [part[(slice(index, index + 1), frames)[: len(part.get_shape())]] for part in parts]
 
 
 def _check_names(path: Path, found: Iterable[str], needed: Iterable[str]) -> None:
