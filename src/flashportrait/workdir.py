@@ -151,6 +151,16 @@ class WorkDirectory:
         """Keep the motion rows, so that the driving clip need not be looked at again."""
         motion.save(self.path / "motion.safetensors")
 
+    @staticmethod
+    def is_one(path: str | Path) -> bool:
+        """Whether a folder looks like a run's."""
+        return (Path(path) / "manifest.json").is_file()
+
+    @staticmethod
+    def has_progress(path: str | Path) -> bool:
+        """Whether a folder holds more of a run than its motion."""
+        return any(Path(path).glob("window-*.safetensors")) or any(Path(path).glob("state-*.safetensors"))
+
     def remove(self) -> None:
         """Remove the folder with all that is in it: the run is done. Who holds its lock removes that."""
         _empty(self.path)
