@@ -228,7 +228,15 @@ class FlashPortraitPipeline(DiffusionPipeline):
         denoised = report.timed("denoise", parts)
         frames = self._decode(denoised, conditions.reference, len(motion), report, framed.scaled_to)
         seen = to_pictures(framed.pixels)[0]
-        video = PortraitVideo(frames, length=len(motion), rate=motion.rate, report=report, portrait=seen)
+        name = self.config.get("_name_or_path")
+        video = PortraitVideo(
+            frames,
+            length=len(motion),
+            rate=motion.rate,
+            report=report,
+            portrait=seen,
+            model=Path(name).name if name else None,
+        )
         if not stream:
             video.collect()
         return video
