@@ -236,6 +236,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             report=report,
             portrait=seen,
             model=Path(name).name if name else None,
+            motion=motion,
         )
         if not stream:
             video.collect()

@@ -22,6 +22,7 @@ from torch import Tensor
 from flashportrait.errors import UserError
 
 if TYPE_CHECKING:
+    from flashportrait.face.motion import MotionFeatures
     from flashportrait.media.reader import AudioSpan, VideoReader
 
 Item = TypeVar("Item")
@@ -130,6 +131,7 @@ class PortraitVideo:
         report: RunReport,
         portrait: np.ndarray,
         model: str | None = None,
+        motion: MotionFeatures | None = None,
     ) -> None:
         self.portrait = portrait
         """The portrait as the model saw it, uint8 RGB [h w 3]."""
@@ -139,6 +141,8 @@ class PortraitVideo:
         """Complete when the last frame has come."""
         self.model = model
         """Name of the model, for the mark in files."""
+        self.motion = motion
+        """What the frames follow, a row for each, where it is known."""
         self._length = length
         self._frames = frames
         self._collected: np.ndarray | None = None
