@@ -206,7 +206,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         with report.stage("calibration", staged):
             offsets = work.calibration() if work is not None else None
             if offsets is None:
-                offsets = self._calibrate(framed, shaped, settings) if calibrate else {}
+                offsets = self._calibrate(framed, shaped, settings, staged) if calibrate else {}
             if work is not None:
                 work.save_calibration(offsets)
         if calibrate and self.config.calibration and not offsets:
@@ -333,7 +333,11 @@ class FlashPortraitPipeline(DiffusionPipeline):
         return motion.emphasised(framed.row, self.config.emphasis).shifted(offsets)
 
     def _calibrate(
-        self, framed: FramedPortrait, motion: MotionFeatures, settings: SamplingSettings
+        self,
+        framed: FramedPortrait,
+        motion: MotionFeatures,
+        settings: SamplingSettings,
+        progress: ProgressHook | None = None,
     ) -> dict[str, float]:
         """What to add to the model's calibrated coefficients with this portrait, found by a trial in one step.
 
@@ -348,7 +352,11 @@ class FlashPortraitPipeline(DiffusionPipeline):
         conditions = self.encode_conditions(framed, told.values, len(plan[0]))
         noise = GivenNoise(torch.zeros(1, self.transformer.config.out_channels, MOMENTS, *conditions.reference.grid))
         latents = self._denoise(noise, conditions, plan, once, RunReport(), progress=False)
-        frames = list(self._decode(latents, conditions.reference, len(told), RunReport(), None))
+        frames = []
+        for frame in self._decode(latents, conditions.reference, len(told), RunReport(), None):
+            frames.append(frame)
+            if progress is not None:
+                progress("calibration", 0, 1)  # seconds pass here in which a run may be stopped
         return trial.offsets(frames, limits, FaceLandmarker()) or {}
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashportrait import inputs
 from flashportrait.errors import UserError
-from flashportrait.job import Job, JobError
+from flashportrait.job import Cancelled, Job, JobError
 from flashportrait.sampling.denoise import ORDERS
 from flashportrait.sampling.speed import SPEEDS
 
@@ -62,6 +63,7 @@ def test_every_field_has_help_and_is_tried_here():
     assert all(entry.help for entry in Job.settings().values())
 
 
+@settings(deadline=None)
 @given(JOBS)
 def test_json_gives_the_same_job_again(values: dict[str, Any]):
     job = Job(**values)
@@ -69,6 +71,7 @@ def test_json_gives_the_same_job_again(values: dict[str, Any]):
     assert Job.from_dict(json.loads(json.dumps(job.to_dict()))) == job
 
 
+@settings(deadline=None)
 @given(JOBS)
 def test_a_table_of_text_gives_the_same_job(values: dict[str, Any]):
     job = Job(**values)
@@ -82,6 +85,7 @@ def test_a_table_of_text_gives_the_same_job(values: dict[str, Any]):
     assert Job.from_dict(row) == Job.from_dict(plain)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([*VALUES]),
     st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), st.text(), st.binary(), st.lists(st.text())),
@@ -177,6 +181,15 @@ def test_check_opens_what_there_is(portrait: Path, template: Path, tmp_path: Pat
     ):
         with pytest.raises(UserError, match=reason):
             Job(**{**good, **values}).check()
+
+
+def test_jobs_and_their_errors_pass_between_processes(tmp_path: Path):
+    job = Job(**FILES, fps=29.97, lora=["a.safetensors"])
+    assert pickle.loads(pickle.dumps(job)) == job
+    error = pickle.loads(pickle.dumps(JobError({"head": "head is 9"})))
+    assert (error.problems, str(error)) == ({"head": "head is 9"}, "head is 9")
+    cancelled = pickle.loads(pickle.dumps(Cancelled(tmp_path)))
+    assert (cancelled.work, str(cancelled)) == (tmp_path, str(Cancelled(tmp_path)))
 
 
 def test_a_job_is_light():

@@ -51,6 +51,9 @@ class JobError(UserError):
         self.problems = dict(problems)
         super().__init__("; ".join(self.problems.values()))
 
+    def __reduce__(self) -> tuple[type[JobError], tuple[dict[str, str]]]:
+        return type(self), (self.problems,)  # or else a copy in another process would be made from the text
+
 
 @dataclass(frozen=True)
 class Job:
