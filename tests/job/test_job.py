@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from flashportrait import inputs
 from flashportrait.errors import UserError
-from flashportrait.job import Cancelled, Job, JobError
+from flashportrait.job import Cancelled, Job, JobError, check
 from flashportrait.sampling.denoise import ORDERS
 from flashportrait.sampling.speed import SPEEDS
 
@@ -171,7 +171,7 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_check_opens_what_there_is(portrait: Path, template: Path, tmp_path: Path):
     good = {"portrait": portrait, "driving": template, "output": tmp_path / "out.mp4"}
-    Job(**good).check()
+    check(Job(**good))
     for values, reason in (
         ({"portrait": tmp_path / "no.png"}, "no file"),
         ({"driving": portrait.with_suffix(".mkv")}, "no file"),
@@ -180,7 +180,7 @@ def test_check_opens_what_there_is(portrait: Path, template: Path, tmp_path: Pat
         ({"lora": tmp_path / "no.safetensors"}, "no LoRA"),
     ):
         with pytest.raises(UserError, match=reason):
-            Job(**{**good, **values}).check()
+            check(Job(**{**good, **values}))
 
 
 def test_jobs_and_their_errors_pass_between_processes(tmp_path: Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flashportrait.job.fields import Setting
 from flashportrait.job.job import MODELS, Job, JobError, read_settings
 from flashportrait.job.models import ModelCache
-from flashportrait.job.opening import motion_key
+from flashportrait.job.opening import check, motion_key
 from flashportrait.job.progress import Cancelled, Progress
 from flashportrait.job.running import MotionCache, resume, run
 from flashportrait.job.summary import Summary
@@ -20,6 +20,7 @@ __all__ = [
     "Progress",
     "Setting",
     "Summary",
+    "check",
     "motion_key",
     "read_settings",
     "resume",

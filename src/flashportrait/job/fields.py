@@ -65,7 +65,7 @@ def setting(
 
 
 def settings_of(kind: type) -> dict[str, Setting]:
-    """All fields of a dataclass made with :func:`setting`, by name."""
+    """All fields of a dataclass made with ``setting``, by name."""
     return {
         field.name: Setting(
             name=field.name,

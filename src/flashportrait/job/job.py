@@ -1,6 +1,6 @@
 """A job: every setting that decides an animation or how it is made, under one name each everywhere.
 
-The same names are the fields of :class:`Job`, keys in JSON, columns in CSV, and (with dashes) options of
+The same names are the fields of ``Job``, keys in JSON, columns in CSV, and (with dashes) options of
 ``flashportrait animate``. To add a setting, add a field.
 """
 
@@ -269,16 +269,6 @@ class Job:
             lora=tuple(file.absolute() for file in self.lora),
             model=self.model if self.model in MODELS else model,
         )
-
-    def check(self) -> None:
-        """Refuse what can't be opened or written, without loading a model.
-
-        Raises:
-            UserError: the first thing that is wrong.
-        """
-        from flashportrait.job.opening import open_inputs
-
-        open_inputs(self)
 
 
 def read_settings(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -64,7 +64,7 @@ class Stopped(Exception):
 
 
 class Teller:
-    """Turns counts and messages into :class:`Progress`, and stops the run where it is told to.
+    """Turns counts and messages into ``Progress``, and stops the run where it is told to.
 
     Args:
         on_progress: told everything.
