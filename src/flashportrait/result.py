@@ -248,25 +248,20 @@ def _sound(source: str | Path | VideoReader | AudioSpan, frames: int, rate: Frac
 
     if isinstance(source, AudioSpan):
         return source
-    if isinstance(source, VideoReader):
-        span = source.audio
-    else:
-        path, span = Path(source), None
-        if not path.is_file():
-            raise UserError(f"there is no file '{path}'")
-        try:
-            with av.open(str(path.absolute()), metadata_errors="ignore") as container:
-                filmed, heard = bool(container.streams.video), bool(container.streams.audio)
-        except av.FFmpegError as error:
-            raise UserError(f"'{path}' can't be read as sound: give a video or a sound file") from error
-        if heard:
-            reader = VideoReader(path) if filmed else None
-            span = AudioSpan(path, Fraction(0), None) if reader is None else reader.audio
-            if reader is None or reader.info.frames != frames:
-                span = replace(span, end=span.start + frames / rate)
-    if span is None:
-        raise UserError(f"there is no sound in '{getattr(source, 'path', source)}'")
-    return span
+    path = source.path if isinstance(source, VideoReader) else Path(source)
+    if not path.is_file():
+        raise UserError(f"there is no file '{path}'")
+    try:
+        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
+            filmed, heard = bool(container.streams.video), bool(container.streams.audio)
+    except av.FFmpegError as error:
+        raise UserError(f"'{path}' can't be read as sound: give a video or a sound file") from error
+    reader = source if isinstance(source, VideoReader) else VideoReader(path) if filmed and heard else None
+    span = AudioSpan(path, Fraction(0), None) if reader is None else reader.audio
+    if not heard or span is None:
+        raise UserError(f"there is no sound in '{path}'")
+    whole = reader is not None and (reader is source or reader.info.frames == frames)
+    return span if whole else replace(span, end=span.start + frames / rate)
 
 
 def to_pictures(frames: Tensor, scaled_to: tuple[int, int] | None = None) -> np.ndarray:

@@ -105,15 +105,24 @@ def test_whatever_is_given_is_read_or_refused_by_name(name: str, value: Any):
 def test_all_problems_are_reported_together():
     values = {
         **{"portrait": "a.png", "output": "b.mp4", "textscale": 2, "colour": "red"},
-        **{"head": 9, "steps": "many", "face_box": [5, 5, 1, 1], "motion": "wild", "smooth": "perhaps", "trim": "x"},
+        **{
+            "head": 9,
+            "steps": "many",
+            "face_box": [5, 5, 1, 1],
+            "motion": "wild",
+            "smooth": "perhaps",
+            "trim": "x",
+            "seed": "x",
+        },
     }
     with pytest.raises(JobError) as refused:
         Job.from_dict(values)
     problems = refused.value.problems
-    wrong = {"driving", "textscale", "colour", "head", "steps", "face_box", "motion", "smooth", "trim"}
+    wrong = {"driving", "textscale", "colour", "head", "steps", "face_box", "motion", "smooth", "trim", "seed"}
     assert problems.keys() == wrong
     assert "did you mean text_scale?" in problems["textscale"]
     assert problems["head"] == "head is 9: give a number from 0 to 5"
+    assert problems["seed"] == "seed is 'x': give a whole number of at most 64 bits"
     assert problems["motion"] == "motion is 'wild': choose absolute or relative"
     assert all(line in str(refused.value) for line in problems.values())
     assert isinstance(refused.value, UserError)

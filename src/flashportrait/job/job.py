@@ -76,7 +76,10 @@ class Job:
     )
     """Pixels of the result's longer side, 16 to 4096; the model's own unless given."""
     seed: int = setting(
-        whole(-(2**63), 2**63 - 1), "of the noise, at temperatures above 0; default: 0", default=0, metavar="SEED"
+        whole(-(2**63), 2**63 - 1, "of at most 64 bits"),
+        "of the noise, at temperatures above 0; default: 0",
+        default=0,
+        metavar="SEED",
     )
     """Of the noise; counts at temperatures above 0."""
     audio: bool = setting(switch, "carry the driving video's sound along (default: on)", default=True)
