@@ -9,10 +9,12 @@ from flashportrait.job.opening import check, motion_key
 from flashportrait.job.progress import Cancelled, Progress
 from flashportrait.job.running import MotionCache, resume, run
 from flashportrait.job.summary import Summary
+from flashportrait.media.lock import InUse
 
 __all__ = [
     "MODELS",
     "Cancelled",
+    "InUse",
     "Job",
     "JobError",
     "ModelCache",

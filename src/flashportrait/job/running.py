@@ -53,7 +53,7 @@ def run(
         motion_for: where motion rows of driving videos are kept, so that each is read once (``MotionCache``).
 
     Raises:
-        UserError: something that the user can mend.
+        UserError: something that the user can mend; ``InUse`` if another run is writing to this output.
         Cancelled: ``cancel`` was set; the work folder is kept.
     """
 

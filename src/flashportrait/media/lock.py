@@ -15,12 +15,17 @@ LOCK_NAME = "lock"
 logger = logging.getLogger(__name__)
 
 
+class InUse(UserError):
+    """Another process holds the folder."""
+
+
 @contextlib.contextmanager
 def held(folder: Path, refusal: str) -> Iterator[None]:
     """Keep other processes from holding ``folder``, which is made if it isn't there; removed after if it is empty.
 
     Raises:
-        UserError: ``refusal``, if another process (or another run of this one) holds it; or it can't be written.
+        InUse: ``refusal``, if another process (or another run of this one) holds it.
+        UserError: it can't be written.
     """
     from filelock import FileLock, Timeout
 
@@ -30,7 +35,7 @@ def held(folder: Path, refusal: str) -> Iterator[None]:
         folder.mkdir(exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
-        raise UserError(refusal) from None
+        raise InUse(refusal) from None
     except NotImplementedError:
         logger.warning("'%s' is on a file system without locks: see to it that no other run writes there", folder)
     except FileExistsError:
