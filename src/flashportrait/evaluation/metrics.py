@@ -24,7 +24,7 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of R, G and B in Rec. 601 luma."""
 GAZE_RANGE_DEGREES = 30.0
 """The turn of an eye that an eyeLook coefficient of 1 stands for here; ARKit defines none."""
-LEAST_MOTION = 0.05
+LEAST_MOTION = 0.02
 """Change of a motion row from frame to frame below which a driver keeps still, in coefficients and radians."""
 SEAM_NEIGHBOURHOOD = 8
 """Frames on either side that a seam's change is compared with."""
@@ -161,20 +161,21 @@ def seam_ratios(changes: Sequence[float], seams: Sequence[int], least: float = 1
 
 
 def unexplained_seam_ratios(
-    changes: Sequence[float], seams: Sequence[int], motion: np.ndarray | None = None
+    changes: Sequence[float], seams: Sequence[int], followed: Sequence[np.ndarray] = ()
 ) -> np.ndarray:
     """:func:`seam_ratios` of the picture, over those of what it follows where that speeds up at the seam.  [n]
 
     Args:
         changes: of the picture, :func:`frame_change` from frame i to i + 1.
         seams: frames, from 1.
-        motion: the rows that the frames follow, one each  [t d]; None explains nothing.
+        followed: motion rows, or some columns of them, one each frame  [t d]; the one that speeds up most counts.
     """
     ratios = seam_ratios(changes, seams)
-    if motion is None:
-        return ratios
-    moved = np.linalg.norm(np.diff(motion, axis=0), axis=1)
-    return ratios / np.maximum(1.0, seam_ratios(moved, seams, LEAST_MOTION))
+    explained = np.ones_like(ratios)
+    for rows in followed:
+        moved = np.linalg.norm(np.diff(rows, axis=0), axis=1)
+        explained = np.maximum(explained, seam_ratios(moved, seams, LEAST_MOTION))
+    return ratios / explained
 
 
 def frame_change(before: np.ndarray, after: np.ndarray) -> float:
