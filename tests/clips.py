@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import wave
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -36,6 +37,16 @@ def beeps(seconds: float, every: float = 1.0) -> np.ndarray:
     """float32 mono samples, silent but for 50 ms of 1 kHz at 0.5 s and every `every` seconds after."""
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     return (np.sin(2 * np.pi * 1000 * time) * ((time - 0.5) % every < 0.05) * (time >= 0.5) * 0.8).astype(np.float32)
+
+
+def write_wav(path: Path, samples: np.ndarray) -> Path:
+    """Write mono samples in [-1, 1] as a sound file of 16 bits."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return path
 
 
 def make_clip(

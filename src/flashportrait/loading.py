@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.pipeline import FlashPortraitPipeline
@@ -51,10 +53,25 @@ def load_pipeline(
     if name_or_path in ("14b", "14b-fast"):
         return _load_14b(device, dtype or torch.bfloat16, plan, loras, fast=name_or_path == "14b-fast")
     # Loaded in its type rather than cast to it: norms and tables that must stay float32 then do.
-    pipeline = FlashPortraitPipeline.from_pretrained(model_folder(name_or_path), dtype=dtype or default_dtype(device))
+    with _without_bars():
+        pipeline = FlashPortraitPipeline.from_pretrained(
+            model_folder(name_or_path), dtype=dtype or default_dtype(device)
+        )
     pipeline.to(device)
     _read_loras(loras, pipeline.transformer).merge(pipeline.transformer)
     return pipeline
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No bar of diffusers' for what takes a third of a second."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _load_14b(
@@ -69,6 +86,7 @@ def _load_14b(
     lora = _read_loras(loras, transformer, *([load_fast_lora(transformer)] if fast else []))
     use = {**OFFICIAL, "defaults": OFFICIAL["defaults"] | FAST} if fast else OFFICIAL
     pipeline = FlashPortraitPipeline(**components, **use)
+    pipeline.register_to_config(_name_or_path="14b-fast" if fast else "14b")
     if plan is None:
         lora.merge(transformer)
     else:

@@ -218,7 +218,16 @@ class FlashPortraitPipeline(DiffusionPipeline):
             parts = self._denoise(noise, conditions, plan, settings, report, progress, callback_on_step_end, work)
             frames = self._decode(report.timed("denoise", parts), conditions.reference, len(motion), report)
         seen = to_pictures(framed.pixels)[0]
-        video = PortraitVideo(frames, length=len(motion), rate=motion.rate, report=report, portrait=seen)
+        name = self.config.get("_name_or_path")
+        video = PortraitVideo(
+            frames,
+            length=len(motion),
+            rate=motion.rate,
+            report=report,
+            portrait=seen,
+            model=Path(name).name if name else None,
+            motion=motion,
+        )
         if not stream:
             video.collect()
         return video

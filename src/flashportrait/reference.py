@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,9 +101,27 @@ class DrawnClip:
         return self.canvas.place(to_pictures(drawn))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """The result's frames, uint8 RGB [H W 3], as the mesh alone draws them."""
-        for frame in range(len(self.motion)):
-            yield self.finish(self.draw([frame]))[0]
+        """The result's frames, uint8 RGB [H W 3], as the mesh alone draws them.
+
+        On a CPU each is drawn by one thread, and as many at once as there are threads: a frame is many small steps,
+        which threads that share them spend most of their time waiting for.
+        """
+        together = torch.get_num_threads() if self.motion.device.type == "cpu" else 1
+        with ThreadPoolExecutor(together, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            coming = deque[Future[np.ndarray]]()
+            try:
+                for frame in range(len(self.motion)):
+                    coming.append(pool.submit(self._finished, frame))
+                    if len(coming) > 2 * together:
+                        yield coming.popleft().result()
+                while coming:
+                    yield coming.popleft().result()
+            finally:
+                for future in coming:
+                    future.cancel()
+
+    def _finished(self, frame: int) -> np.ndarray:
+        return self.finish(self.draw([frame]))[0]
 
 
 class PortraitDrawn:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from flashportrait.errors import UserError
+
+if TYPE_CHECKING:
+    from flashportrait.face.motion import MotionFeatures
+    from flashportrait.media.reader import AudioSpan, VideoReader
+
 Item = TypeVar("Item")
+
+PREVIEW_PIXELS, PREVIEW_SECONDS = 320, 20
+"""Longer side and length up to which a notebook shows a video."""
 
 
 @dataclass
@@ -105,7 +116,7 @@ class RunReport:
 class PortraitVideo:
     """Frames of a run, uint8 RGB [h w 3], made while they are iterated over.
 
-    Iterate once to take each frame as soon as it is ready, or read ``frames`` to have all of them.
+    Iterate once to take each frame as soon as it is ready, read ``frames`` to have all of them, or :meth:`save` them.
     """
 
     def __init__(
@@ -116,6 +127,8 @@ class PortraitVideo:
         rate: Fraction,
         report: RunReport,
         portrait: np.ndarray,
+        model: str | None = None,
+        motion: MotionFeatures | None = None,
     ) -> None:
         self.portrait = portrait
         """The portrait as the model saw it, uint8 RGB [h w 3]."""
@@ -123,6 +136,10 @@ class PortraitVideo:
         """Frames per second, exact."""
         self.report = report
         """Complete when the last frame has come."""
+        self.model = model
+        """Name of the model, for the mark in files."""
+        self.motion = motion
+        """What the frames follow, a row for each, where it is known."""
         self._length = length
         self._frames = frames
         self._collected: np.ndarray | None = None
@@ -135,9 +152,19 @@ class PortraitVideo:
         return self._frames if self._collected is None else iter(self._collected)
 
     def collect(self) -> np.ndarray:
-        """Make all frames that have not come yet; from then on the video may be iterated over any number of times."""
+        """Make all frames; from then on the video may be iterated over any number of times.
+
+        Raises:
+            UserError: some were taken one by one before, and are gone.
+        """
         if self._collected is None:
-            self._collected = np.stack(list(self._frames))
+            frames = list(self._frames)
+            if len(frames) < len(self):
+                raise UserError(
+                    f"{len(self) - len(frames)} of {len(self)} frames have been taken already: collect() them before "
+                    "they are iterated over or saved, or run without stream"
+                )
+            self._collected = np.stack(frames)
         return self._collected
 
     @property
@@ -145,9 +172,93 @@ class PortraitVideo:
         """All frames, uint8 RGB [t h w 3]."""
         return self.collect()
 
+    def save(self, path: str | Path, *, audio: str | Path | VideoReader | AudioSpan | None = None) -> Path:
+        """Write the frames to a video at their exact rate, with the mark that it is synthetic.
+
+        Frames that have not come yet are made and not kept. The file appears only when it is whole.
+
+        Args:
+            path: .mp4, .mov, .mkv or .webm.
+            audio: a video or sound file whose sound is carried along from its start, or the ``VideoReader`` of the
+                driving clip, whose sound is that of its span and whose frame times are kept where they vary.
+
+        Returns:
+            The path.
+
+        Raises:
+            UserError: a bad place, no sound in ``audio``, frames that are gone, or a full disk.
+        """
+        from flashportrait.media.reader import VideoReader
+        from flashportrait.media.writer import VideoWriter
+
+        times = None
+        if isinstance(audio, VideoReader) and audio.info.variable_rate and audio.info.frames == len(self):
+            times = audio.times
+        sound = None if audio is None else _sound(audio, len(self), self.rate)
+        with VideoWriter(path, self.rate, times=times, audio=sound, model=self.model) as writer:
+            for frame in self:
+                writer.write(frame)
+            if writer.frames < len(self):
+                raise UserError(
+                    f"{len(self) - writer.frames} of {len(self)} frames have been taken already: save before they are "
+                    "iterated over, or run without stream"
+                )
+        return writer.path
+
+    def _repr_html_(self) -> str:
+        """A small player for notebooks; where frames have not come yet, only how many there will be."""
+        text = f"{len(self)} frames at {self.rate} frames per second"
+        if self._collected is None:
+            return f"<p>{text}, not made yet: call collect() or save()</p>"
+        shown = min(len(self), int(PREVIEW_SECONDS * self.rate) + 1)
+        height, width = self._collected.shape[1:3]
+        scale = min(1.0, PREVIEW_PIXELS / max(height, width))
+        size = max(2, round(width * scale)), max(2, round(height * scale))
+        frames = self._collected[:shown]
+        if scale < 1:
+            frames = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)) for frame in frames]
+        preview = PortraitVideo(
+            iter(frames), length=shown, rate=self.rate, report=self.report, portrait=self.portrait, model=self.model
+        )
+        with TemporaryDirectory() as folder:
+            data = base64.b64encode(preview.save(Path(folder) / "preview.mp4").read_bytes()).decode()
+        note = text if shown == len(self) else f"{text}; the first {PREVIEW_SECONDS} s are shown"
+        return (
+            f'<video controls loop muted width="{size[0]}" height="{size[1]}" '
+            f'src="data:video/mp4;base64,{data}"></video><p>{note}</p>'
+        )
+
     def close(self) -> None:
         """Give up the frames that have not come yet, and free what they need."""
         self._frames.close()
+
+
+def _sound(source: str | Path | VideoReader | AudioSpan, frames: int, rate: Fraction) -> AudioSpan:
+    """The sound of a file, or of a reader's span, for so many frames.
+
+    Raises:
+        UserError: there is none.
+    """
+    import av
+
+    from flashportrait.media.reader import AudioSpan, VideoReader
+
+    if isinstance(source, AudioSpan):
+        return source
+    path = source.path if isinstance(source, VideoReader) else Path(source)
+    if not path.is_file():
+        raise UserError(f"there is no file '{path}'")
+    try:
+        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
+            filmed, heard = bool(container.streams.video), bool(container.streams.audio)
+    except av.FFmpegError as error:
+        raise UserError(f"'{path}' can't be read as sound: give a video or a sound file") from error
+    reader = source if isinstance(source, VideoReader) else VideoReader(path) if filmed and heard else None
+    span = AudioSpan(path, Fraction(0), None) if reader is None else reader.audio
+    if not heard or span is None:
+        raise UserError(f"there is no sound in '{path}'")
+    whole = reader is not None and (reader is source or reader.info.frames == frames)
+    return span if whole else replace(span, end=span.start + frames / rate)
 
 
 def to_pictures(frames: Tensor) -> np.ndarray:

@@ -60,6 +60,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_package_exports_lazily() -> None:
     assert flashportrait.MotionFeatures is MotionFeatures
     assert {"FlashPortraitPipeline", "MotionFeatures", "AdaptiveLatentPrediction"} <= set(dir(flashportrait))
+    assert all(getattr(flashportrait, name).__name__ == name for name in flashportrait.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = flashportrait.Nothing
 

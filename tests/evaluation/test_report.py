@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flashportrait.evaluation.report import QualityMonitor, quality_lines
+from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
 from flashportrait.result import PortraitVideo, RunReport
 from flashportrait.sampling.windows import WindowPlan, latent_frame_count
 
@@ -22,9 +23,12 @@ def moving_picture(frames: int = FRAMES) -> np.ndarray:
     return np.stack([np.roll(pattern, i, axis=1) for i in range(frames)])
 
 
-def watched(frames: np.ndarray, plan: WindowPlan = PLAN) -> PortraitVideo:
+def watched(frames: np.ndarray, plan: WindowPlan = PLAN, rows: np.ndarray | None = None) -> PortraitVideo:
     report = RunReport(seams=[tuple(seam for seam in window.seams if seam < len(frames)) for window in plan])
-    video = PortraitVideo(iter(frames), length=len(frames), rate=Fraction(25), report=report, portrait=frames[0])
+    motion = None if rows is None else MotionFeatures(rows.astype(np.float32), Fraction(25))
+    video = PortraitVideo(
+        iter(frames), length=len(frames), rate=Fraction(25), report=report, portrait=frames[0], motion=motion
+    )
     passed = np.stack(list(QualityMonitor(video, identity=False).watch()))
     assert np.array_equal(passed, frames)
     return video
@@ -50,6 +54,52 @@ def test_a_jump_at_a_seam_is_seen_where_it_is():
     still[STARTS[2] :] += 40
     warnings = watched(still).report.warnings
     assert any("seam" in line and f"frame {STARTS[2]}" in line for line in warnings)
+
+
+def brightness(moved: np.ndarray) -> np.ndarray:
+    """A picture that grows brighter by as much as each frame's driver has moved."""
+    return np.repeat(np.round(moved).astype(np.uint8), 24 * 24 * 3).reshape(-1, 24, 24, 3)
+
+
+def rows_of(moved: np.ndarray) -> np.ndarray:
+    """Motion rows whose jaw has come as far as ``moved``, which is 255 at most."""
+    rows = np.zeros((len(moved), BLENDSHAPES.width))
+    rows[:, BLENDSHAPES.slices["mouth"].start] = moved / 10
+    return rows
+
+
+def jumps(video: PortraitVideo) -> list[str]:
+    return [line for line in video.report.warnings if "seam" in line]
+
+
+def test_a_driver_who_moves_fast_at_a_seam_is_no_jump():
+    steps = np.full(FRAMES, 2.0)
+    steps[STARTS[2]] = 24.0
+    moved = np.cumsum(steps)
+    alone, followed = watched(brightness(moved)), watched(brightness(moved), rows=rows_of(moved))
+    assert jumps(alone)
+    assert not jumps(followed)
+    assert followed.report.quality["worst"]["seam"] == pytest.approx(1, abs=0.05)
+
+
+def test_a_jump_that_the_driver_does_not_make_is_seen():
+    steps = np.full(FRAMES, 1.0)
+    steps[STARTS[1] + 6] = 10.0
+    driver = rows_of(np.cumsum(steps))
+    steps[STARTS[2]] = 20.0
+    for rows in (driver, np.zeros_like(driver), driver[:1] + 1e-4 * np.random.default_rng(0).random(driver.shape)):
+        (warning,) = jumps(watched(brightness(np.cumsum(steps)), rows=rows))
+        assert f"frame {STARTS[2]}" in warning
+
+
+def test_a_jump_beyond_the_drivers_is_seen():
+    steps = np.full(FRAMES, 1.0)
+    steps[STARTS[2]] = 3.0
+    driver = rows_of(np.cumsum(steps))
+    steps[STARTS[2]] = 30.0
+    video = watched(brightness(np.cumsum(steps)), rows=driver)
+    assert video.report.quality["worst"]["seam"] == pytest.approx(10, rel=0.05)
+    assert jumps(video)
 
 
 def test_drifting_colour_is_seen_and_told():

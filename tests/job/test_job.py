@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashportrait import inputs
 from flashportrait.errors import UserError
-from flashportrait.job import Job, JobError
+from flashportrait.job import Cancelled, Job, JobError, check
 from flashportrait.sampling.denoise import ORDERS
 from flashportrait.sampling.speed import SPEEDS
 
@@ -64,6 +65,7 @@ def test_every_field_has_help_and_is_tried_here():
     assert all(entry.help for entry in Job.settings().values())
 
 
+@settings(deadline=None)
 @given(JOBS)
 def test_json_gives_the_same_job_again(values: dict[str, Any]):
     job = Job(**values)
@@ -71,6 +73,7 @@ def test_json_gives_the_same_job_again(values: dict[str, Any]):
     assert Job.from_dict(json.loads(json.dumps(job.to_dict()))) == job
 
 
+@settings(deadline=None)
 @given(JOBS)
 def test_a_table_of_text_gives_the_same_job(values: dict[str, Any]):
     job = Job(**values)
@@ -84,6 +87,7 @@ def test_a_table_of_text_gives_the_same_job(values: dict[str, Any]):
     assert Job.from_dict(row) == Job.from_dict(plain)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([*VALUES]),
     st.one_of(st.none(), st.booleans(), st.floats(), st.integers(), st.text(), st.binary(), st.lists(st.text())),
@@ -103,15 +107,24 @@ def test_whatever_is_given_is_read_or_refused_by_name(name: str, value: Any):
 def test_all_problems_are_reported_together():
     values = {
         **{"portrait": "a.png", "output": "b.mp4", "textscale": 2, "colour": "red"},
-        **{"head": 9, "steps": "many", "face_box": [5, 5, 1, 1], "motion": "wild", "smooth": "perhaps", "trim": "x"},
+        **{
+            "head": 9,
+            "steps": "many",
+            "face_box": [5, 5, 1, 1],
+            "motion": "wild",
+            "smooth": "perhaps",
+            "trim": "x",
+            "seed": "x",
+        },
     }
     with pytest.raises(JobError) as refused:
         Job.from_dict(values)
     problems = refused.value.problems
-    wrong = {"driving", "textscale", "colour", "head", "steps", "face_box", "motion", "smooth", "trim"}
+    wrong = {"driving", "textscale", "colour", "head", "steps", "face_box", "motion", "smooth", "trim", "seed"}
     assert problems.keys() == wrong
     assert "did you mean text_scale?" in problems["textscale"]
     assert problems["head"] == "head is 9: give a number from 0 to 5"
+    assert problems["seed"] == "seed is 'x': give a whole number of at most 64 bits"
     assert problems["motion"] == "motion is 'wild': choose adapted, absolute or relative"
     assert all(line in str(refused.value) for line in problems.values())
     assert isinstance(refused.value, UserError)
@@ -169,7 +182,7 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_check_opens_what_there_is(portrait: Path, template: Path, tmp_path: Path):
     good = {"portrait": portrait, "driving": template, "output": tmp_path / "out.mp4"}
-    Job(**good).check()
+    check(Job(**good))
     for values, reason in (
         ({"portrait": tmp_path / "no.png"}, "no file"),
         ({"driving": portrait.with_suffix(".mkv")}, "no file"),
@@ -178,7 +191,16 @@ def test_check_opens_what_there_is(portrait: Path, template: Path, tmp_path: Pat
         ({"lora": tmp_path / "no.safetensors"}, "no LoRA"),
     ):
         with pytest.raises(UserError, match=reason):
-            Job(**{**good, **values}).check()
+            check(Job(**{**good, **values}))
+
+
+def test_jobs_and_their_errors_pass_between_processes(tmp_path: Path):
+    job = Job(**FILES, fps=29.97, lora=["a.safetensors"])
+    assert pickle.loads(pickle.dumps(job)) == job
+    error = pickle.loads(pickle.dumps(JobError({"head": "head is 9"})))
+    assert (error.problems, str(error)) == ({"head": "head is 9"}, "head is 9")
+    cancelled = pickle.loads(pickle.dumps(Cancelled(tmp_path)))
+    assert (cancelled.work, str(cancelled)) == (tmp_path, str(Cancelled(tmp_path)))
 
 
 def test_a_job_is_light():

@@ -10,7 +10,7 @@ import pytest
 from clips import make_clip
 from flashportrait.cli import main
 from flashportrait.errors import UserError
-from flashportrait.job import Job, ModelCache, run
+from flashportrait.job import Job, ModelCache, check, run
 from flashportrait.job.memory import plan_memory
 from flashportrait.weights import plan as planning
 from flashportrait.weights.hub import WEIGHTS
@@ -90,7 +90,7 @@ def test_absent_weights_are_told_before_memory(
         assert ("fast_vae.pth" in str(refused.value)) == (model == "14b-fast")
         assert ("pd_fpg.pth" in str(refused.value)) == (job.driving == portrait)
     with pytest.raises(UserError, match="download 14b"):
-        jobs[0].check()
+        check(jobs[0])
 
 
 @pytest.mark.usefixtures("weights_there")

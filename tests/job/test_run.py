@@ -17,7 +17,7 @@ import pytest
 from clips import make_clip
 from flashportrait import workdir
 from flashportrait.errors import UserError
-from flashportrait.job import Cancelled, Job, ModelCache, MotionCache, Progress, motion_key, resume, run
+from flashportrait.job import Cancelled, InUse, Job, ModelCache, MotionCache, Progress, motion_key, resume, run
 from flashportrait.media.reader import VideoReader
 
 
@@ -224,7 +224,7 @@ def test_a_second_run_to_an_output_is_refused_and_the_first_unharmed(
         lambda: run(job, resume=True),
         lambda: resume(work),
     ):
-        with pytest.raises(UserError, match="another run is writing to"):
+        with pytest.raises(InUse, match="another run is writing to"):
             attempt()
     run(replace(job, output=tmp_path / "other.mp4"))
     told, _ = other_process.communicate("go on\n", timeout=60)

@@ -24,6 +24,8 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of R, G and B in Rec. 601 luma."""
 GAZE_RANGE_DEGREES = 30.0
 """The turn of an eye that an eyeLook coefficient of 1 stands for here; ARKit defines none."""
+LEAST_MOTION = 0.02
+"""Change of a motion row from frame to frame below which a driver keeps still, in coefficients and radians."""
 SEAM_NEIGHBOURHOOD = 8
 """Frames on either side that a seam's change is compared with."""
 
@@ -138,11 +140,15 @@ def seam_score(frames: np.ndarray, seams: Sequence[int]) -> float:
     return float(seam_ratios([frame_change(a, b) for a, b in itertools.pairwise(frames)], seams).mean())
 
 
-def seam_ratios(changes: Sequence[float], seams: Sequence[int]) -> np.ndarray:
+def seam_ratios(changes: Sequence[float], seams: Sequence[int], least: float = 1e-6) -> np.ndarray:
     """For each seam, the change from frame ``seam - 1`` to ``seam`` over the median change of frames around it.  [n]
 
-    Around are up to :data:`SEAM_NEIGHBOURHOOD` frames on either side; with none, the ratio is 1. ``changes[i]`` is
-    :func:`frame_change` from frame i to i + 1.
+    Around are up to :data:`SEAM_NEIGHBOURHOOD` frames on either side; with none, the ratio is 1.
+
+    Args:
+        changes: ``changes[i]`` is :func:`frame_change`, or another measure of change, from frame i to i + 1.
+        seams: frames, from 1.
+        least: a median below this counts as this.
     """
     changes, seams_set = np.asarray(changes), set(seams)
     ratios = []
@@ -150,8 +156,26 @@ def seam_ratios(changes: Sequence[float], seams: Sequence[int]) -> np.ndarray:
         around = range(max(0, seam - 1 - SEAM_NEIGHBOURHOOD), min(len(changes), seam + SEAM_NEIGHBOURHOOD))
         others = [i for i in around if i + 1 not in seams_set]
         usual = np.median(changes[others or [seam - 1]])
-        ratios.append(changes[seam - 1] / max(float(usual), 1e-6))
+        ratios.append(changes[seam - 1] / max(float(usual), least))
     return np.array(ratios)
+
+
+def unexplained_seam_ratios(
+    changes: Sequence[float], seams: Sequence[int], followed: Sequence[np.ndarray] = ()
+) -> np.ndarray:
+    """:func:`seam_ratios` of the picture, over those of what it follows where that speeds up at the seam.  [n]
+
+    Args:
+        changes: of the picture, :func:`frame_change` from frame i to i + 1.
+        seams: frames, from 1.
+        followed: motion rows, or some columns of them, one each frame  [t d]; the one that speeds up most counts.
+    """
+    ratios = seam_ratios(changes, seams)
+    explained = np.ones_like(ratios)
+    for rows in followed:
+        moved = np.linalg.norm(np.diff(rows, axis=0), axis=1)
+        explained = np.maximum(explained, seam_ratios(moved, seams, LEAST_MOTION))
+    return ratios / explained
 
 
 def frame_change(before: np.ndarray, after: np.ndarray) -> float:

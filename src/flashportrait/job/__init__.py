@@ -5,14 +5,16 @@ from __future__ import annotations
 from flashportrait.job.fields import Setting
 from flashportrait.job.job import MODELS, Job, JobError, read_settings
 from flashportrait.job.models import ModelCache
-from flashportrait.job.opening import motion_key
+from flashportrait.job.opening import check, motion_key
 from flashportrait.job.progress import Cancelled, Progress
 from flashportrait.job.running import MotionCache, resume, run
 from flashportrait.job.summary import Summary
+from flashportrait.media.lock import InUse
 
 __all__ = [
     "MODELS",
     "Cancelled",
+    "InUse",
     "Job",
     "JobError",
     "ModelCache",
@@ -20,6 +22,7 @@ __all__ = [
     "Progress",
     "Setting",
     "Summary",
+    "check",
     "motion_key",
     "read_settings",
     "resume",

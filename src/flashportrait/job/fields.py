@@ -65,7 +65,7 @@ def setting(
 
 
 def settings_of(kind: type) -> dict[str, Setting]:
-    """All fields of a dataclass made with :func:`setting`, by name."""
+    """All fields of a dataclass made with ``setting``, by name."""
     return {
         field.name: Setting(
             name=field.name,
@@ -114,9 +114,9 @@ def switch(value: Any) -> bool:
     return known
 
 
-def whole(least: int, most: int | None = None) -> Read:
-    """A whole number within bounds."""
-    needed = f"give a whole number {_bounds(least, most)}"
+def whole(least: int, most: int | None = None, bounds: str | None = None) -> Read:
+    """A whole number within bounds; ``bounds`` puts them in words."""
+    needed = f"give a whole number {bounds or _bounds(least, most)}"
 
     def read(value: Any) -> int:
         try:

@@ -1,6 +1,6 @@
 """A job: every setting that decides an animation or how it is made, under one name each everywhere.
 
-The same names are the fields of :class:`Job`, keys in JSON, columns in CSV, and (with dashes) options of
+The same names are the fields of ``Job``, keys in JSON, columns in CSV, and (with dashes) options of
 ``flashportrait animate``. To add a setting, add a field.
 """
 
@@ -51,6 +51,9 @@ class JobError(UserError):
         self.problems = dict(problems)
         super().__init__("; ".join(self.problems.values()))
 
+    def __reduce__(self) -> tuple[type[JobError], tuple[dict[str, str]]]:
+        return type(self), (self.problems,)  # or else a copy in another process would be made from the text
+
 
 @dataclass(frozen=True)
 class Job:
@@ -82,7 +85,10 @@ class Job:
     )
     """Pixels of the result's longer side, 16 to 4096; unless given the portrait's own or the model's."""
     seed: int = setting(
-        whole(-(2**63), 2**63 - 1), "of the noise, at temperatures above 0; default: 0", default=0, metavar="SEED"
+        whole(-(2**63), 2**63 - 1, "of at most 64 bits"),
+        "of the noise, at temperatures above 0; default: 0",
+        default=0,
+        metavar="SEED",
     )
     """Of the noise; counts at temperatures above 0."""
     audio: bool = setting(switch, "carry the driving video's sound along (default: on)", default=True)
@@ -276,16 +282,6 @@ class Job:
             lora=tuple(file.absolute() for file in self.lora),
             model=self.model if self.model in MODELS else model,
         )
-
-    def check(self) -> None:
-        """Refuse what can't be opened or written, without loading a model.
-
-        Raises:
-            UserError: the first thing that is wrong.
-        """
-        from flashportrait.job.opening import open_inputs
-
-        open_inputs(self)
 
 
 def read_settings(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -116,13 +116,9 @@ def _stamp(file: Path) -> tuple[str, int | None]:
 
 def _load(job: Job, plan: Plan | None) -> FlashPortraitPipeline:
     import torch
-    from diffusers.utils import logging
 
     from flashportrait.loading import load_pipeline
 
-    if plan is None:
-        # A third of a second; the 14B shows its parts as they come.
-        logging.disable_progress_bar()
     return load_pipeline(
         job.model,
         device=torch_device(job.device),

@@ -51,6 +51,15 @@ def open_inputs(job: Job) -> Inputs:
     return Inputs(portrait, driving if hasattr(driving, "info") else None, driving, output)
 
 
+def check(job: Job) -> None:
+    """Refuse what can't be opened or written, without loading a model.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    open_inputs(job)
+
+
 def check_model(job: Job) -> None:
     """Refuse a model that is neither a known name nor a folder, and the 14B where its files are not.
 

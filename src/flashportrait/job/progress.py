@@ -55,13 +55,16 @@ class Cancelled(Exception):
         self.work = work
         super().__init__(f"cancelled; progress is kept in '{work}'")
 
+    def __reduce__(self) -> tuple[type[Cancelled], tuple[Path]]:
+        return type(self), (self.work,)  # or else a copy in another process would be made from the text
+
 
 class Stopped(Exception):
     """Unwinds a run that was told to stop."""
 
 
 class Teller:
-    """Turns counts and messages into :class:`Progress`, and stops the run where it is told to.
+    """Turns counts and messages into ``Progress``, and stops the run where it is told to.
 
     Args:
         on_progress: told everything.

@@ -50,10 +50,10 @@ def run(
         on_progress: told how far each stage is, and every warning; from this thread, so it should return soon.
         resume: go on with what an interrupted run of the same job left, if there is something.
         cancel: once it is set, the run stops at the next step or frame.
-        motion_for: where motion rows of driving videos are kept, so that each is read once (:class:`MotionCache`).
+        motion_for: where motion rows of driving videos are kept, so that each is read once (``MotionCache``).
 
     Raises:
-        UserError: something that the user can mend.
+        UserError: something that the user can mend; ``InUse`` if another run is writing to this output.
         Cancelled: ``cancel`` was set; the work folder is kept.
     """
 
@@ -81,10 +81,10 @@ def resume(
     Args:
         work: ``OUT.mp4.work``.
         keep_work: keep the folder at the end.
-        models, on_progress, cancel, motion_for: as of :func:`run`.
+        models, on_progress, cancel, motion_for: as of ``run``.
 
     Raises:
-        UserError, Cancelled: as :func:`run`; also if an input has changed since.
+        UserError, Cancelled: as ``run``; also if an input has changed since.
     """
     from flashportrait.workdir import WorkDirectory
 
@@ -99,7 +99,7 @@ def resume(
 class MotionCache:
     """Keeps motion rows of driving videos in a folder, by what decides them: the file's content, span, rate, face.
 
-    Give it to :func:`run` as ``motion_for``; several processes may share the folder.
+    Give it to ``run`` as ``motion_for``; several processes may share the folder.
     """
 
     def __init__(self, folder: str | Path) -> None:
