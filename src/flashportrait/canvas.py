@@ -124,6 +124,13 @@ class Canvas:
         left, top, right, bottom = self.seen
         return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
 
+    @property
+    def face_area(self) -> Box:
+        """What the network sees, in the result's pixels."""
+        left, top = self.corner
+        x0, y0, x1, y1 = self.seen_inside
+        return left + x0, top + y0, left + x1, top + y1
+
     def place(self, drawn: np.ndarray) -> np.ndarray:
         """Frames of the result, uint8 RGB [t H W 3], from the moving part, uint8 [t h w 3]."""
         if self.still is None:

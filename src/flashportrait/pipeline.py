@@ -227,6 +227,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             portrait=seen,
             model=Path(name).name if name else None,
             motion=motion,
+            face_area=None if framed.canvas is None else framed.canvas.face_area,
         )
         if not stream:
             video.collect()

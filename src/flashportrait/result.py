@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 from einops import rearrange
+from PIL import Image
 from torch import Tensor
 
 from flashportrait.errors import UserError
@@ -129,6 +130,7 @@ class PortraitVideo:
         portrait: np.ndarray,
         model: str | None = None,
         motion: MotionFeatures | None = None,
+        face_area: tuple[int, int, int, int] | None = None,
     ) -> None:
         self.portrait = portrait
         """The portrait as the model saw it, uint8 RGB [h w 3]."""
@@ -140,6 +142,8 @@ class PortraitVideo:
         """Name of the model, for the mark in files."""
         self.motion = motion
         """What the frames follow, a row for each, where it is known."""
+        self.face_area = face_area
+        """Left, top, right, bottom of the square around the face, in the frames' pixels; None where it is not known."""
         self._length = length
         self._frames = frames
         self._collected: np.ndarray | None = None

@@ -21,6 +21,10 @@ SAME_PERSON = 0.363
 """SFace's own threshold: a cosine above it means one person."""
 COLOR_DRIFT_SEEN = 5.0
 """Colour difference (dE*ab) from the first window that anyone sees side by side."""
+MEASURED_PIXELS = 256
+"""Pixels a side on which colours and changes are measured; of larger pictures, every second or third pixel."""
+MEASURED_FRAMES = 250
+"""Likeness is measured at least once in so many frames."""
 SEAM_SEEN = 2.0
 """A change this many times the usual one catches the eye."""
 
@@ -66,6 +70,7 @@ class QualityMonitor:
             UserError: ``identity`` is asked for and can't be measured.
         """
         self._video, self._report = video, video.report
+        self._seams: list[tuple[int, ...]] = []
         self._identity: _IdentityMeter | None = None
         if identity is not False:
             try:
@@ -77,8 +82,7 @@ class QualityMonitor:
 
     def watch(self) -> Iterator[np.ndarray]:
         """The video's frames, uint8 RGB [h w 3]."""
-        starts = [0, *(seams[0] for seams in self._report.seams[1:])]
-        stops = [*starts[1:], len(self._video)]
+        starts, stops = self._parts()
         windows: list[_WindowMeasures] = []
         changes: list[float] = []
         previous: np.ndarray | None = None
@@ -86,14 +90,37 @@ class QualityMonitor:
             with self._report.stage("quality"):
                 if len(windows) < len(starts) and index == starts[len(windows)]:
                     windows.append(_WindowMeasures(index, stops[len(windows)]))
-                windows[-1].colors += mean_lab(frame[None])[0]
+                face = self._face(frame)
+                reduced = face[:: -(-face.shape[0] // MEASURED_PIXELS), :: -(-face.shape[1] // MEASURED_PIXELS)]
+                windows[-1].colors += mean_lab(reduced[None])[0]
                 if previous is not None:
-                    changes.append(frame_change(previous, frame))
+                    changes.append(frame_change(previous, reduced))
                 if self._identity is not None and index == windows[-1].middle:
-                    windows[-1].identity = self._identity(frame)
-                previous = frame
+                    windows[-1].identity = self._identity(face)
+                previous = reduced
             yield frame
         self._conclude(windows, changes)
+
+    def _parts(self) -> tuple[list[int], list[int]]:
+        """First frames of the parts that are measured, and where each ends: windows, and parts of long ones.
+
+        Further parts of a window begin without a seam.
+        """
+        starts, seams = [], []
+        firsts = [0, *(each[0] for each in self._report.seams[1:])]
+        for first, stop, each in zip(firsts, [*firsts[1:], len(self._video)], self._report.seams, strict=True):
+            parts = list(range(first, max(stop - MEASURED_FRAMES // 2, first + 1), MEASURED_FRAMES))
+            starts += parts
+            seams += [each, *([()] * (len(parts) - 1))]
+        self._seams = seams
+        return starts, [*starts[1:], len(self._video)]
+
+    def _face(self, frame: np.ndarray) -> np.ndarray:
+        """The part of a frame that is measured."""
+        if self._video.face_area is None:
+            return frame
+        left, top, right, bottom = self._video.face_area
+        return frame[top:bottom, left:right]
 
     def _conclude(self, windows: list[_WindowMeasures], changes: list[float]) -> None:
         motion = self._video.motion
@@ -106,7 +133,7 @@ class QualityMonitor:
                 "color_drift": round(float(np.linalg.norm(window.mean_color - windows[0].mean_color)), 3),
                 "seam": round(float(unexplained_seam_ratios(changes, seams, followed).max()), 3) if seams else None,
             }
-            for window, seams in zip(windows, self._report.seams, strict=True)
+            for window, seams in zip(windows, self._seams, strict=True)
         ]
         worst = {
             name: choose((row[name] for row in rows if row[name] is not None), default=None)
