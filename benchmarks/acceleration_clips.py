@@ -13,6 +13,7 @@ from torch import Tensor
 from flashportrait.avatars.identity import Identity, sample_identities
 from flashportrait.avatars.performance import sample_performance
 from flashportrait.avatars.renderer import render
+from flashportrait.canvas import Canvas
 from flashportrait.conditioning import Conditions
 from flashportrait.face.blendshapes import FaceLandmarker
 from flashportrait.inputs import FramedPortrait
@@ -103,12 +104,13 @@ def draw_portrait(generator: torch.Generator, size: int) -> tuple[Identity, Fram
         if faces:
             landmarks = torch.from_numpy(faces[0].landmarks)
             pixels = F.avg_pool2d(large, RIG_PIXELS)
-            return identity, FramedPortrait(pixels, row[0].numpy(), large[0], landmarks)
+            canvas = Canvas(large[0], landmarks, (size, size), (0, 0, size, size))
+            return identity, FramedPortrait(pixels, row[0].numpy(), canvas)
 
 
 @torch.no_grad()
 def decode(pipeline: FlashPortraitPipeline, latents: Tensor, clip: Clip) -> np.ndarray:
     """A clip's latents [1 16 f h w] -> uint8 RGB [t h w 3]."""
     decoder, reference = streaming_decoder(pipeline.vae), clip.conditions.reference
-    parts = [decoder.push(z, reference.frames(i))[0] for i, z in enumerate(latents.split(1, dim=2))]
-    return np.concatenate([to_pictures(part) for part in parts])[: len(clip)]
+    parts = [reference.decode(i, latent, decoder) for i, latent in enumerate(latents.split(1, dim=2))]
+    return np.concatenate(parts)[: len(clip)]

@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,12 @@ def perform(folder: Path, seconds: float, size: int = 256, seed: int = 7) -> tup
     return portrait, driving
 
 
-def measure(portrait: Path, driving: Path, model: str, speed: str, folder: Path) -> dict[str, Any]:
-    """One run of the command, in a process of its own."""
+def measure(
+    portrait: Path, driving: Path, model: str, speed: str, folder: Path, options: Sequence[str] = ()
+) -> dict[str, Any]:
+    """One run of the command, with further options, in a process of its own."""
     command = [sys.executable, "-m", "flashportrait", "animate", str(portrait), str(driving)]
-    command += ["-o", str(folder / f"{speed}.mp4"), "--model", model, "--speed", speed, "--json", "--quiet"]
+    command += ["-o", str(folder / f"{speed}.mp4"), "--model", model, "--speed", speed, "--json", "--quiet", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed: {done.stderr.strip()}")

@@ -158,7 +158,7 @@ class Judge:
             rearrange(part.float(), "b f c h w -> b c f h w") for part in (scenes.latents, scenes.reference)
         )
         noise = SMALL.temperature * torch.randn_like(clean)
-        arguments = reference, scenes.portrait.float() / 255, scenes.motion, expression
+        arguments = reference, scenes.strength, scenes.portrait.float() / 255, scenes.motion, expression
         velocity = model(noise, torch.ones(len(clean)), *arguments)
         features = (rearrange(scenes.weight.float(), "b f c h w -> b c f h w") > 2).float()
         squared = (noise - velocity - clean).square() * features

@@ -50,6 +50,8 @@ MAX_OPENNESS = 1.6
 """Widest opening of the lids, over the photo's own."""
 CREASE_SHARE = 0.35
 """How far the skin above an upper lid follows it down, so that a closed lid is made of more than its darkest edge."""
+STRETCHED = 0.5
+"""Share of the photo's area from which on what is drawn is called stretched."""
 GAZE_LIMIT = (0.3, 0.22)
 """Largest shift of an iris across and along the picture, in units of the eye's width."""
 
@@ -199,6 +201,19 @@ class PhotoRig:
         if strength == 0:
             return torch.cat([self._turn(part[:, :6], height, width) for part in parts])
         return torch.cat([self._animate(self._with_strength(part, strength), height, width)[0] for part in parts])
+
+    def stretched(self, motion: Tensor, size: Size = 128) -> Tensor:
+        """Where ``draw`` shows the photo at ``STRETCHED`` of its own pixels or fewer, [t 1 h w] bool: what it hardly
+        knows."""
+        height, width = _height_width(size)
+        motion = self.reachable(motion)
+        head, offsets = self._expressive(motion)
+        inner = (self.scale * head @ self.rotation.mT + self.centre)[..., :2]
+        texture, opened = self._texture_maps(inner, offsets)
+        _, index, maps = self._draw(head, motion[:, :6], texture, opened, height, width)
+        own_area = self.shape.prod() / (height * width) * (-2 * (motion[:, 5:6] - self.own_row[5])).exp()
+        area = torch.linalg.det((texture.mT @ maps)[..., :2]).abs() / own_area
+        return _by_triangle(F.pad(area < STRETCHED, (0, 1)), index).unsqueeze(1)
 
     def landmarks(self, motion: Tensor) -> Tensor:
         """Where the face's landmarks are in ``animate``'s pictures, in the photo's pixels, [t 478 3]."""
