@@ -1,4 +1,4 @@
-"""Make the files of examples/ anew: driving clips performed by avatars, drawn portraits, and portraits to animate.
+"""Make the files of examples/ anew: driving clips performed by a photograph and by drawn people, and portraits.
 
     python scripts/make_examples.py --portraits FOLDER
 
@@ -19,8 +19,11 @@ from PIL import Image
 
 from flashportrait.avatars import Identity, render, sample_identities, sample_performance
 from flashportrait.avatars.controls import COLUMNS
+from flashportrait.cli.train import NANO_FRAMING as FRAMING
 from flashportrait.face.motion import BLENDSHAPES
+from flashportrait.inputs import FaceChoice, Framing, frame_portrait
 from flashportrait.media.writer import VideoWriter
+from flashportrait.reference import DrawnClip
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 RATE = 25
@@ -28,6 +31,10 @@ CLIP_SIZE = 256
 PORTRAIT_SIZE = 512
 BATCH = 8
 
+PERFORMER = "portrait_3.jpg"
+"""The photograph that performs, on its mesh."""
+FILMED = ("driving_photo", 150, "talking", 12)
+"""Its clip: name, frames, kind and seed of the performance."""
 CLIPS = {"driving_talking": (125, "talking", 164, 2), "driving_expressive": (125, "large", 221, 32)}
 """Frames, kind of performance, seed of the performance, seed of the performer."""
 DRAWN = {"drawn_1": 25, "drawn_2": 3}
@@ -57,6 +64,15 @@ def write_clip(name: str, frames: int, kind: str, seed: int, performer: int) -> 
                 writer.write(frame)
 
 
+def film_photograph(name: str, frames: int, kind: str, seed: int) -> None:
+    """Film a photograph of a person who doesn't exist, performing on its mesh."""
+    framed = frame_portrait(EXAMPLES / PERFORMER, Framing(**FRAMING), FaceChoice())
+    motion = sample_performance(frames, RATE, kind, torch.Generator().manual_seed(seed))
+    with VideoWriter(EXAMPLES / f"{name}.mp4", Fraction(RATE), model="flashportrait rig") as writer:
+        for frame in DrawnClip(framed, motion):
+            writer.write(frame)
+
+
 def write_portrait(name: str, seed: int) -> None:
     """Draw one portrait at rest."""
     motion = torch.zeros(1, BLENDSHAPES.width)
@@ -78,6 +94,7 @@ def main() -> None:
         for name, source in PORTRAITS.items():
             shutil.copyfile(arguments.portraits / f"{source}.jpg", EXAMPLES / f"{name}.jpg")
         shutil.copyfile(arguments.portraits / "LICENSE", EXAMPLES / "LICENSE-portraits.txt")
+    film_photograph(*FILMED)
 
 
 if __name__ == "__main__":

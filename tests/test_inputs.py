@@ -97,7 +97,7 @@ def test_controls_in_order_smooth_then_gain_then_relative():
 
 
 def test_an_unknown_kind_of_motion_is_refused():
-    with pytest.raises(UserError, match="absolute or relative"):
+    with pytest.raises(UserError, match="adapted, absolute, relative"):
         MotionControls(motion="sideways")
 
 

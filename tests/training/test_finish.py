@@ -28,9 +28,12 @@ def toy_scenes(count: int = COUNT) -> tuple[Scenes, LatentScenes]:
     picture = (index + 10 * cell[:, None] + 50 * cell).expand(count, FRAMES, 3, SIDE, SIDE).to(torch.uint8)
     weight = 1 + picture[:, :, :1, ::8, ::8].half()
     latents = picture[:, :2, :1, ::16, ::16].expand(-1, -1, 16, -1, -1).half()
+    strength = torch.linspace(0, 1, count)
     motion, portrait = index.view(-1, 1, 1).expand(-1, FRAMES, 57).float(), picture[:, 0]
-    encoded = LatentScenes(latents, latents.clone(), portrait, motion, weight[:, :2, :, ::2, ::2])
-    return Scenes(portrait, picture, picture.clone(), motion, weight, picture[:, :, :2, ::2, ::2].half()), encoded
+    encoded = LatentScenes(latents, latents.clone(), strength, portrait, motion, weight[:, :2, :, ::2, ::2])
+    return Scenes(
+        portrait, picture, picture.clone(), strength, motion, weight, picture[:, :, :2, ::2, ::2].half()
+    ), encoded
 
 
 def toy_autoencoder() -> TinyVideoAutoencoder:
@@ -70,7 +73,8 @@ def test_latents_are_decoded_beside_what_they_show(true_share: float) -> None:
             # The rows and columns of latents, their sizes and scenes, as toy_scenes wrote them into pictures.
             assert latents.shape[-2:] == (3, 3)
             assert torch.allclose(latents[:, :, :1], 255 * reference[:, :2, :1, ::16, ::16], atol=1e-3)
-            return Restored(reference, reference, 255 * reference[:, :, :2, ::2, ::2])
+            flow = 255 * reference[:, :, :2, ::2, ::2]
+            return Restored(reference, reference, flow, reference, reference[:, :, :1])
 
     config = FinishConfig(crop=3, true_share=true_share, latent_noise=0.0)
     for seed in range(6):
@@ -126,9 +130,11 @@ def test_the_decoder_learns_what_the_transformer_means(tmp_path: Path) -> None:
     frames = (40 + 160 * bright).expand(2, FRAMES, 3, 32, 32).to(torch.uint8)
     portrait, motion = torch.full((2, 3, 32, 32), 120, dtype=torch.uint8), torch.zeros(2, FRAMES, 57)
     flow = torch.full((2, FRAMES, 2, 16, 16), torch.nan)
-    scenes = Scenes(portrait, frames, torch.full_like(frames, 120), motion, torch.ones(2, FRAMES, 1, 4, 4), flow)
+    scenes = Scenes(
+        portrait, frames, torch.full_like(frames, 120), torch.ones(2), motion, torch.ones(2, FRAMES, 1, 4, 4), flow
+    )
     clean = (2.0 * bright - 1).expand(2, 2, 16, 2, 2)
-    latents = LatentScenes(clean, 0.5 * clean, portrait, motion, torch.ones(2, 2, 1, 2, 2))
+    latents = LatentScenes(clean, 0.5 * clean, torch.ones(2), portrait, motion, torch.ones(2, 2, 1, 2, 2))
 
     class Half(PortraitModel):
         def forward(self, noisy, sigma, reference, *conditions):

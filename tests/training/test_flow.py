@@ -36,6 +36,7 @@ def latent_scenes(count: int = 4, latent_frames: int = 2) -> LatentScenes:
     return LatentScenes(
         latents=torch.randn(count, latent_frames, 16, 4, 4, generator=generator).half(),
         reference=torch.randn(count, latent_frames, 16, 4, 4, generator=generator).half(),
+        strength=torch.linspace(0, 1, count),
         portrait=torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8),
         motion=torch.randn(count, frames, 57, generator=generator),
         weight=torch.ones(count, latent_frames, 1, 4, 4).half(),
@@ -45,7 +46,7 @@ def latent_scenes(count: int = 4, latent_frames: int = 2) -> LatentScenes:
 def test_a_latents_weight_is_its_four_frames_mean(vae: TinyVideoAutoencoder) -> None:
     weight = torch.arange(9.0).view(1, 9, 1, 1, 1).expand(1, 9, 1, 32, 32)
     clip = torch.rand(1, 9, 3, 32, 32)
-    scenes = Scenes.from_pictures(clip[:, 0], clip, clip, torch.zeros(1, 9, 57), weight)
+    scenes = Scenes.from_pictures(clip[:, 0], clip, clip, torch.ones(1), torch.zeros(1, 9, 57), weight)
     encoded = encode_scenes(scenes, vae)
     assert encoded.latents.shape == (1, 3, 16, 4, 4)
     assert torch.equal(encoded.reference, encoded.latents)
@@ -151,7 +152,7 @@ def test_guidance_moves_the_target_from_the_velocity_without_expression() -> Non
     scenes = latent_scenes(64)
     scenes = replace(scenes, latents=torch.zeros_like(scenes.latents))
 
-    def model(noisy, sigma, reference, portrait, motion, expression):
+    def model(noisy, sigma, reference, strength, portrait, motion, expression):
         return (4 * expression).view(-1, 1, 1, 1, 1).expand_as(noisy)
 
     # v = 4 and u = 0, so the target is the noise + (1 - 1/2) 4, and the error 2 - noise; where sampling starts there
