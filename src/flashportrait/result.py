@@ -264,8 +264,6 @@ def _sound(source: str | Path | VideoReader | AudioSpan, frames: int, rate: Frac
     """
     import av
 
-    from flashportrait.marking.credentials import Credentials
-    from flashportrait.marking.label import Label
     from flashportrait.media.reader import AudioSpan, VideoReader
 
     if isinstance(source, AudioSpan):
