@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,17 @@ def shared() -> Path:
     if not (folder / "media").is_dir():
         pytest.skip("needs the folder of real test media beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The user's folder of settings, for all tests and what they start; not the developer's own."""
+    folder = tmp_path_factory.mktemp("config")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLASHPORTRAIT_CONFIG", str(folder))
+        patch.delenv("FLASHPORTRAIT_SIGN_CERT", raising=False)
+        patch.delenv("FLASHPORTRAIT_SIGN_KEY", raising=False)
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 
 from clips import beep_onsets, beeps, make_clip, video_times, write_wav
 from flashportrait.errors import UserError
-from flashportrait.media.provenance import container_tags, is_marked
+from flashportrait.marking.provenance import container_tags, is_marked
 from flashportrait.media.reader import VideoReader
 from flashportrait.result import PortraitVideo, RunReport
 

@@ -23,6 +23,8 @@ from flashportrait.errors import UserError
 
 if TYPE_CHECKING:
     from flashportrait.face.motion import MotionFeatures
+    from flashportrait.marking.credentials import Credentials
+    from flashportrait.marking.label import Label
     from flashportrait.media.reader import AudioSpan, VideoReader
 
 Item = TypeVar("Item")
@@ -176,7 +178,15 @@ class PortraitVideo:
         """All frames, uint8 RGB [t h w 3]."""
         return self.collect()
 
-    def save(self, path: str | Path, *, audio: str | Path | VideoReader | AudioSpan | None = None) -> Path:
+    def save(
+        self,
+        path: str | Path,
+        *,
+        audio: str | Path | VideoReader | AudioSpan | None = None,
+        mark: bool = True,
+        credentials: Credentials | None = None,
+        label: Label | None = None,
+    ) -> Path:
         """Write the frames to a video at their exact rate, with the mark that it is synthetic.
 
         Frames that have not come yet are made and not kept. The file appears only when it is whole.
@@ -185,6 +195,7 @@ class PortraitVideo:
             path: .mp4, .mov, .mkv or .webm.
             audio: a video or sound file whose sound is carried along from its start, or the ``VideoReader`` of the
                 driving clip, whose sound is that of its span and whose frame times are kept where they vary.
+            mark, credentials, label: how the video says that it is synthetic; see ``VideoWriter``.
 
         Returns:
             The path.
@@ -199,7 +210,16 @@ class PortraitVideo:
         if isinstance(audio, VideoReader) and audio.info.variable_rate and audio.info.frames == len(self):
             times = audio.times
         sound = None if audio is None else _sound(audio, len(self), self.rate)
-        with VideoWriter(path, self.rate, times=times, audio=sound, model=self.model) as writer:
+        with VideoWriter(
+            path,
+            self.rate,
+            times=times,
+            audio=sound,
+            model=self.model,
+            mark=mark,
+            credentials=credentials,
+            label=label,
+        ) as writer:
             for frame in self:
                 writer.write(frame)
             if writer.frames < len(self):

@@ -13,7 +13,7 @@ import pytest
 
 from clips import make_clip, video_times
 from flashportrait.cli import main
-from flashportrait.media.provenance import is_marked
+from flashportrait.marking.provenance import is_marked
 from flashportrait.media.reader import VideoReader
 
 NTSC = Fraction(30000, 1001)

@@ -49,11 +49,17 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "speed": st.sampled_from([*SPEEDS]),
     "device": st.sampled_from(["cpu", "cuda:1"]),
     "dtype": st.sampled_from(["float32", "bfloat16", "float16"]),
+    "ingredients": st.booleans(),
+    "label": st.text("Made by AI!", min_size=1).filter(str.strip),
+    "label_corner": st.sampled_from(["top-left", "top-right", "bottom-left", "bottom-right"]),
+    "label_size": st.floats(1, 25),
     "weights": st.sampled_from(["bf16", "fp8"]),
     "lora": st.lists(NAMES.map(Path), max_size=3).map(tuple),
     "lora_strength": st.floats(-10, 10),
 }
-"""Right values of each setting; ``predictor``, which excludes ``speed``, is left out."""
+"""Right values of each setting; those that exclude others are left out: see ``LEFT_OUT``."""
+
+LEFT_OUT = {"predictor", "mark", "sign_cert", "sign_key"}
 
 JOBS = st.fixed_dictionaries(
     {name: VALUES[name] for name in FILES}, optional={name: VALUES[name] for name in VALUES.keys() - FILES.keys()}
@@ -61,7 +67,7 @@ JOBS = st.fixed_dictionaries(
 
 
 def test_every_field_has_help_and_is_tried_here():
-    assert VALUES.keys() | {"predictor"} == {field.name for field in fields(Job)} == Job.settings().keys()
+    assert VALUES.keys() | LEFT_OUT == {field.name for field in fields(Job)} == Job.settings().keys()
     assert all(entry.help for entry in Job.settings().values())
 
 

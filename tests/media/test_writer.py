@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from clips import SAMPLE_RATE, beep_onsets, index_of, make_clip, numbered_frame, video_times
 from flashportrait.errors import UserError
+from flashportrait.marking.provenance import DIGITAL_SOURCE_TYPE, is_marked
 from flashportrait.media.place import written_whole
-from flashportrait.media.provenance import DIGITAL_SOURCE_TYPE, is_marked
 from flashportrait.media.reader import VideoReader
 from flashportrait.media.writer import VideoWriter, check_output
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "resume": "go on with an animation that was interrupted",
     "extract": "write the motion of a video to a template that animate takes in its place",
     "faces": "draw a numbered sheet of the faces in a picture or video, for --face N",
+    "verify": "show what a file says of its origin, and whether that was changed",
     "doctor": "show what is installed, which devices there are, and what would be used",
     "models": "list every weight: role, licence, hash, size, where it is",
     "download": "fetch a model or a weight, resumed and verified",
@@ -80,7 +81,7 @@ class _Version(argparse.Action):
     """Looks the version up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from flashportrait.media.provenance import software
+        from flashportrait.marking.provenance import software
 
         print(software())
         parser.exit()

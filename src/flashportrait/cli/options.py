@@ -53,6 +53,8 @@ def _option(entry: Setting) -> dict[str, Any]:
         return {**common, "action": "store_true" if entry.default is False else argparse.BooleanOptionalAction}
     if entry.is_list:
         return {**common, "action": "append", "metavar": entry.metavar}
+    if entry.bare is not None:
+        common |= {"nargs": "?", "const": entry.bare}
     return {**common, "metavar": entry.metavar, "choices": entry.choices or None, "required": entry.required}
 
 

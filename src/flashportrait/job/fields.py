@@ -23,6 +23,9 @@ Box = tuple[float, float, float, float]
 WORDS = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 """How tables spell whether something holds."""
 
+LABEL = "AI-generated"
+"""The usual words of a visible label."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -49,6 +52,11 @@ class Setting:
     def is_switch(self) -> bool:
         """Whether it is on or off."""
         return self.read is switch
+
+    @property
+    def bare(self) -> Any:
+        """What its option means without a value; None where it needs one."""
+        return getattr(self.read, "bare", None)
 
     @property
     def is_list(self) -> bool:
@@ -196,6 +204,16 @@ def predictor(value: Any) -> str:
 
     parse_predictor(text(value))
     return str(value)
+
+
+def label(value: Any) -> str:
+    """Words of a visible label, which the font must have; true means the usual ones."""
+    from flashportrait.marking.label import Label
+
+    return Label(LABEL if value is True else text(value)).text
+
+
+label.bare = LABEL  # type: ignore[attr-defined]
 
 
 def describe(value: Any) -> str:

@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 from flashportrait.errors import UserError
 from flashportrait.job.fields import (
+    LABEL,
     Box,
     Setting,
     box,
     choice,
     describe,
+    label,
     number,
     path,
     paths,
@@ -38,6 +40,7 @@ MODELS = ("nano", "14b", "14b-fast")
 CLIP, MOTION = "driving video", "motion"
 FACE, PORTRAIT_FACE = "which face", "which face of the portrait"
 SAMPLING = "sampling (default: the model's own)"
+MARKS = "marks (see docs/responsible-use.md)"
 DEVICE, MEMORY, LORA = "device", "memory (14b; default: what fits, planned before it starts)", "LoRA"
 
 GAIN = number(0, 5)
@@ -202,6 +205,53 @@ class Job:
     )
     """How steps are predicted, in the place of ``speed``."""
 
+    mark: bool = setting(
+        switch,
+        "say in the file that it is synthetic: in its metadata, and in signed C2PA Content Credentials (default: on)",
+        default=True,
+        group=MARKS,
+    )
+    """Whether the file says that it is synthetic: in its metadata, and in signed C2PA Content Credentials."""
+    ingredients: bool = setting(
+        switch,
+        "name portrait and driver in the credentials, by file name and SHA-256 (default: on)",
+        default=True,
+        group=MARKS,
+    )
+    """Whether the credentials name portrait and driver, by file name and SHA-256."""
+    sign_cert: Path | None = setting(
+        path,
+        "sign with this certificate; default: FLASHPORTRAIT_SIGN_CERT, or one made on this machine, which verifiers "
+        "call untrusted",
+        default=None,
+        group=MARKS,
+        metavar="PEM",
+    )
+    """The certificate to sign with, and those that vouch for it; this machine's own unless given."""
+    sign_key: Path | None = setting(
+        path, "its private key; default: FLASHPORTRAIT_SIGN_KEY", default=None, group=MARKS, metavar="PEM"
+    )
+    """The private key of ``sign_cert``."""
+    label: str | None = setting(
+        label, f"write this on every frame; without TEXT: {LABEL}", default=None, group=MARKS, metavar="TEXT"
+    )
+    """Words written on every frame, in Latin letters without accents; none unless given."""
+    label_corner: Literal["top-left", "top-right", "bottom-left", "bottom-right"] = setting(
+        choice("top-left", "top-right", "bottom-left", "bottom-right"),
+        "where; default: bottom-right",
+        default="bottom-right",
+        group=MARKS,
+    )
+    """Corner of the label."""
+    label_size: float = setting(
+        number(1, 25),
+        "height of its letters, percent of the shorter side, 1 to 25; default: 5",
+        default=5.0,
+        group=MARKS,
+        metavar="PERCENT",
+    )
+    """Height of the label's letters, in percent of the frame's shorter side, 1 to 25."""
+
     device: str | None = setting(
         text, "cpu, cuda, cuda:1, mps; default: the best there is", default=None, group=DEVICE, metavar="NAME"
     )
@@ -279,6 +329,7 @@ class Job:
         return replace(
             self,
             **{name: getattr(self, name).absolute() for name in ("portrait", "driving", "output")},
+            **{name: file and file.absolute() for name in ("sign_cert", "sign_key") for file in [getattr(self, name)]},
             lora=tuple(file.absolute() for file in self.lora),
             model=self.model if self.model in MODELS else model,
         )
@@ -310,6 +361,13 @@ def _contradictions(values: Mapping[str, Any]) -> dict[str, str]:
     window, overlap = values.get("window"), values.get("overlap")
     if window is not None and overlap is not None and overlap >= window:
         problems["overlap"] = f"overlap is {overlap}: give fewer than the window's {window} latent frames"
+    signing = [name for name in ("sign_cert", "sign_key") if values.get(name) is not None]
+    if len(signing) == 1:
+        problems[signing[0]] = (
+            f"{signing[0]} is given without its {'key' if signing[0] == 'sign_cert' else 'certificate'}: give both"
+        )
+    elif signing and not values.get("mark", True):
+        problems["sign_cert"] = "sign_cert signs the mark, which is left out: give one of the two settings"
     return problems
 
 

@@ -38,11 +38,14 @@ def open_inputs(job: Job) -> Inputs:
     Raises:
         UserError: the first thing that is wrong.
     """
+    from flashportrait.marking.certificate import given_identity
     from flashportrait.media.portrait import load_portrait
     from flashportrait.media.writer import check_output
 
     output = check_output(job.output, [job.portrait, job.driving])
     check_model(job)
+    if job.mark:
+        given_identity(job.sign_cert, job.sign_key)
     for file in job.lora:
         if not file.exists():
             raise UserError(f"there is no LoRA '{file}'")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashportrait.errors import UserError
 from flashportrait.job.job import Job
+from flashportrait.job.marks import Marks, open_marks
 from flashportrait.job.memory import PLANNED, plan_memory
 from flashportrait.job.models import ModelCache
 from flashportrait.job.opening import Inputs, motion_key, open_inputs
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 MotionFor = Callable[[str, "Callable[[], MotionFeatures]"], "MotionFeatures"]
 """``motion_for(key, extract)``: the motion rows kept under ``key``, or those of ``extract()``, kept from then on."""
 
-NOT_COMPARED = ("output", "keep_work", "restart", "threads", "audio", "compare")
+NOT_COMPARED = (
+    *("output", "keep_work", "restart", "threads", "audio", "compare"),
+    *("mark", "ingredients", "sign_cert", "sign_key", "label", "label_corner", "label_size"),
+)
 """Settings that may differ between the two parts of a run."""
 
 
@@ -130,6 +134,7 @@ def _perform(
     teller = Teller(on_progress, cancel)
     with teller.listening(), nullcontext(models) if models is not None else ModelCache() as cache:
         inputs = open_inputs(job)
+        marks = open_marks(job, teller)
         reader = inputs.reader
         for warning in reader.warnings if reader else []:
             teller.warn(warning)
@@ -150,7 +155,7 @@ def _perform(
             with cache.using(job, plan) as pipeline:
                 teller("load", 1, 1)
                 loaded = time.perf_counter()
-                video, size = _animate(job, inputs, pipeline, work, teller, motion_for)
+                video, size = _animate(job, inputs, marks, pipeline, work, teller, motion_for)
             teller.finish()
         for warning in [*(reader.warnings if reader else []), *video.report.warnings]:
             teller.warn(warning)
@@ -161,6 +166,7 @@ def _perform(
         variable_rate=reader is not None and reader.info.variable_rate,
         size=size,
         seed=job.seed,
+        mark=marks.description,
         report=video.report,
         seconds={"load": loaded - started, **video.report.seconds, "total": time.perf_counter() - started},
         warnings=tuple(teller.messages),
@@ -249,6 +255,7 @@ def _threads(threads: int | None) -> Iterator[None]:
 def _animate(
     job: Job,
     inputs: Inputs,
+    marks: Marks,
     pipeline: FlashPortraitPipeline,
     work: WorkDirectory,
     teller: Teller,
@@ -270,7 +277,7 @@ def _animate(
     video = pipeline(inputs.portrait, driving, work=work, progress=teller, stream=True, **settings)
     video.report.seconds["motion"] += seconds
     with closing(video):
-        return video, _write(job, inputs, video, teller)
+        return video, _write(job, inputs, marks, video, teller)
 
 
 def _pipeline_settings(job: Job) -> dict[str, Any]:
@@ -300,7 +307,7 @@ def _pipeline_settings(job: Job) -> dict[str, Any]:
     }
 
 
-def _write(job: Job, inputs: Inputs, video: PortraitVideo, teller: Teller) -> tuple[int, int]:
+def _write(job: Job, inputs: Inputs, marks: Marks, video: PortraitVideo, teller: Teller) -> tuple[int, int]:
     """Write and measure the frames as they come; returns the (width, height) of what was written."""
     from flashportrait.evaluation.report import QualityMonitor
     from flashportrait.media.writer import VideoWriter
@@ -314,7 +321,16 @@ def _write(job: Job, inputs: Inputs, video: PortraitVideo, teller: Teller) -> tu
     frames = QualityMonitor(video).watch()
     if job.compare:
         frames = _compared(frames, inputs)
-    with VideoWriter(inputs.output, video.rate, times=times, audio=audio, model=Path(job.model).name) as writer:
+    with VideoWriter(
+        inputs.output,
+        video.rate,
+        times=times,
+        audio=audio,
+        model=Path(job.model).name,
+        mark=job.mark,
+        credentials=marks.credentials,
+        label=marks.label,
+    ) as writer:
         teller.part = writer.part
         for frame in frames:
             writer.write(frame)

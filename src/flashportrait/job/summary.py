@@ -24,6 +24,8 @@ class Summary:
     size: tuple[int, int]
     """Width and height in pixels of what was written."""
     seed: int
+    mark: str
+    """How the file says that it is synthetic, in words, or that it doesn't."""
     report: RunReport
     """Of the frames: counts, memory, quality."""
     seconds: dict[str, float]
@@ -45,6 +47,7 @@ class Summary:
             "variable_rate": self.variable_rate,
             "size": list(self.size),
             "seed": self.seed,
+            "mark": self.mark,
             **self.report.to_dict(),
             "warnings": list(self.warnings),
             "seconds": {stage: round(duration, 3) for stage, duration in self.seconds.items()},
@@ -64,6 +67,7 @@ class Summary:
             f"first frame after {report.seconds_to_first_frame or 0:.1f} s; "
             f"steps computed {report.steps_computed}, predicted {report.steps_predicted}; "
             f"peak memory {report.peak_memory_bytes / 2**30:.2f} GiB; faces missed {len(report.missing_faces)}",
+            f"mark: {self.mark}",
             *quality_lines(report.quality),
         ]
         return "\n".join(lines)

@@ -18,9 +18,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
+from flashportrait.marking.credentials import Credentials, can_carry
+from flashportrait.marking.label import Label
+from flashportrait.marking.provenance import append_xmp_box, container_tags
 from flashportrait.media.audio import AudioTrack
 from flashportrait.media.place import check_place, disk_errors, part_of
-from flashportrait.media.provenance import append_xmp_box, container_tags
 from flashportrait.media.reader import AudioSpan
 
 KEYFRAME_SECONDS = 2
@@ -109,10 +111,14 @@ class VideoWriter:
         times: seconds at which each frame is shown, rising from 0, where they are not index / rate.
         audio: sound to carry along, starting with the first frame.
         model: the model's name, for the mark.
-        mark: write the mark that the video is synthetic.
+        mark: write that the video is synthetic into it: in its metadata, and as signed Content Credentials where its
+            kind can carry them (not .webm and .mkv).
+        credentials: what is signed and with what; a statement without ingredients, signed with this machine's own
+            certificate, unless given.
+        label: visible words for every frame.
 
     Raises:
-        UserError: a bad place (see `check_output`), or a full disk.
+        UserError: a bad place (see `check_output`), what can't sign, or a full disk.
     """
 
     def __init__(
@@ -124,6 +130,8 @@ class VideoWriter:
         audio: AudioSpan | None = None,
         model: str | None = None,
         mark: bool = True,
+        credentials: Credentials | None = None,
+        label: Label | None = None,
     ):
         self.path = check_output(path, [audio.path] if audio else [])
         self.part = part_of(self.path)
@@ -135,6 +143,10 @@ class VideoWriter:
         self._audio_span = audio
         self._model = model
         self._mark = mark
+        self._credentials = None
+        if mark and can_carry(self.path):
+            self._credentials = credentials or Credentials(model=model)
+        self._label = label
         self._shape: tuple[int, ...] | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
@@ -168,7 +180,7 @@ class VideoWriter:
             time = self._time(self.frames)
             if self._audio is not None:
                 self._audio.advance(time)
-            picture = _picture(frame)
+            picture = _picture(frame if self._label is None else self._label.draw(frame))
             picture.time_base = self._time_base
             picture.pts = round(time / self._time_base)
             self._container.mux(self._stream.encode(picture))
@@ -212,6 +224,8 @@ class VideoWriter:
             self._container.close()
             if self._mark and self._kind.edit_lists:
                 append_xmp_box(self.part, self._model)
+            if self._credentials is not None:
+                self._credentials.sign(self.part, self.path.name)
             os.replace(self.part, self.path)
 
     def _discard(self) -> None:
