@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashportrait.errors import UserError
-from flashportrait.face.crop import LEEWAY, _moved_inside, align_portrait, crop_square
+from flashportrait.face.blendshapes import FaceObservation
+from flashportrait.face.crop import LEEWAY, _cautions, _moved_inside, align_portrait, crop_square
 
 DRAWING = np.full((300, 200, 3), (240, 200, 160), np.uint8)
 
@@ -102,3 +103,38 @@ def test_crops_of_any_shape_come_out_square_and_within_range(width, height, side
     assert crop.size == (size, size)
     if width > 8 and height > 8 and side > 16:
         assert np.asarray(crop).min() > 0
+
+
+def face_of(center=(150.0, 150.0), size=120.0, yaw=0.0, pitch=0.0) -> FaceObservation:
+    half = size / 2
+    box = (center[0] - half, center[1] - half, center[0] + half, center[1] + half)
+    return FaceObservation(
+        landmarks=np.zeros((478, 3), np.float32),
+        score=1.0,
+        blendshapes=np.zeros(52, np.float32),
+        yaw=np.radians(yaw),
+        pitch=np.radians(pitch),
+        roll=0.0,
+        center=center,
+        size=size,
+        box=box,
+    )
+
+
+@pytest.mark.parametrize(
+    ("face", "others", "words"),
+    [
+        (face_of(yaw=-42), [], "turned by 42 degrees"),
+        (face_of(pitch=35), [], "tilted by 35 degrees"),
+        (face_of(size=40), [], "40 px high"),
+        (face_of(center=(20.0, 150.0)), [], "outside the picture"),
+        (face_of(), [face_of(center=(290.0, 150.0))], "another face is near"),
+    ],
+)
+def test_what_will_look_wrong_is_said(face, others, words):
+    (caution,) = _cautions(face, others, (300, 300))
+    assert words in caution
+
+
+def test_a_good_portrait_is_taken_without_a_word():
+    assert _cautions(face_of(yaw=20, pitch=-15), [face_of(center=(800.0, 150.0))], (1000, 300)) == []

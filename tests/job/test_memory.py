@@ -72,8 +72,8 @@ def test_the_plan_is_told_and_its_windows_are_settled(
     ((settled, plan),) = used
     assert (plan.storage, plan.placement) == ("fp8", "offload")
     assert (settled.window, settled.overlap) == (plan.window, plan.overlap)
-    line = next(filter(None, told))
-    for part in ("Test GPU", "GB of device memory", "GB of host memory"):
+    line = next(line for line in told if line and "Test GPU" in line)
+    for part in ("GB of device memory", "GB of host memory"):
         assert part in line
 
 

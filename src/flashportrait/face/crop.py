@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,14 @@ FACE_CENTER = (0.5, 0.46)
 LEEWAY = 0.08
 """How far a face may lie from where it should, in units of the crop's side, if that keeps the crop in the picture. Hair
 and shoulders that go on are worth more than a face in the middle."""
+FAR_TURN, FAR_TILT = 30, 28
+"""Degrees beyond which a portrait shows too little of one side of the face to be moved well."""
+SMALL_FACE = 64
+"""Pixels from hairline to chin below which a face is soft."""
+CUT_OFF = 0.06
+"""Share of a face that may lie outside the picture before it is spoken of."""
+NEARBY = 1.6
+"""Distance of another face, in units of the face's height, within which it moves too."""
 MARGIN_BLUR = 0.04
 """Blur of what is made up outside the picture, in units of the crop's side."""
 
@@ -64,7 +73,8 @@ def align_portrait(
         if min(x1, width) <= max(x0, 0) or min(y1, height) <= max(y0, 0):
             raise UserError(f"the face box {face_box} lies outside the picture of {width}x{height}; give one inside it")
     search = "until_found" if face is None and face_box is None else "all"
-    chosen = choose_face(pixels, landmarker.detect(pixels, search), landmarker, face, face_box)
+    faces = landmarker.detect(pixels, search)
+    chosen = choose_face(pixels, faces, landmarker, face, face_box)
     if chosen is not None:
         face_center, face_size, warning = chosen.center, chosen.size, None
         row = chosen.motion_row(face_center, face_size)
@@ -82,7 +92,31 @@ def align_portrait(
     if chosen is not None:  # without landmarks a face is known by where the crop puts it
         left, top = (_moved_inside(*edge, side) for edge in ((left, width), (top, height)))
     box = (left, top, left + side, top + side)
+    if chosen is not None:
+        others = [other for other in faces if math.dist(other.center, chosen.center) > chosen.size / 4]
+        warning = "; ".join(_cautions(chosen, others, (width, height))) or None
     return PortraitCrop(crop_square(pixels, box, size), box, row, chosen, warning)
+
+
+def _cautions(face: FaceObservation, others: Sequence[FaceObservation], size: tuple[int, int]) -> list[str]:
+    """What will look wrong when a face of a picture of that width and height is animated."""
+    cautions = []
+    turned, tilted = abs(np.degrees(face.yaw)), abs(np.degrees(face.pitch))
+    if turned > FAR_TURN:
+        cautions.append(
+            f"the face is turned by {turned:.0f} degrees: its far side is guessed; use a more frontal portrait"
+        )
+    if tilted > FAR_TILT:
+        cautions.append(f"the face is tilted by {tilted:.0f} degrees: parts are guessed; use a more level portrait")
+    if face.size < SMALL_FACE:
+        cautions.append(f"the face is {face.size:.0f} px high: the result is as soft as that; use a larger picture")
+    x0, y0, x1, y1 = face.box
+    outside = max(-x0, -y0, x1 - size[0], y1 - size[1]) / face.size
+    if outside > CUT_OFF:
+        cautions.append("part of the face lies outside the picture: what is missing is guessed")
+    if any(math.dist(face.center, other.center) < NEARBY * face.size for other in others):
+        cautions.append("another face is near: it will be pulled along a little")
+    return cautions
 
 
 def _moved_inside(start: float, length: int, side: float) -> float:
