@@ -7,18 +7,15 @@ names are those of the released ``pd_fpg.pth``: ``state_dict()`` is in the relea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from flashportrait.checkpoints.files import Source, load_strictly
+from flashportrait.checkpoints.tables import KeyTable
 from flashportrait.errors import UserError
-
-if TYPE_CHECKING:
-    from flashportrait.weights.checkpoint import Source
 
 CROP_SIDE = 224
 """Height and width of the face crops in pixels; the network has no other size."""
@@ -154,9 +151,6 @@ class MotionEncoder(ModelMixin, ConfigMixin):
         Raises:
             UserError: a key is missing, extra or of the wrong shape; the error names it.
         """
-        from flashportrait.weights.checkpoint import load_strictly
-        from flashportrait.weights.convert import KeyTable
-
         with torch.device("meta"):
             model = cls().eval()
         table = KeyTable.same_names("PD-FGC motion encoder", model.state_dict(), ignored=TRAINING_ONLY_PREFIXES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from flashportrait.checkpoints.files import Source, load_strictly, read_checkpoint
+from flashportrait.checkpoints.tables import KeyTable
 from flashportrait.errors import UserError
-
-if TYPE_CHECKING:
-    from flashportrait.weights.checkpoint import Source
 
 TEMPORAL_RATIO = 4
 SPATIAL_RATIO = 8
@@ -282,9 +281,6 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         Raises:
             UserError: a key is missing, extra or of the wrong shape; the error names it.
         """
-        from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
-        from flashportrait.weights.convert import KeyTable
-
         state_dict = read_checkpoint(source)
         with torch.device("meta"):
             model = cls(**_infer_config(state_dict)).eval()

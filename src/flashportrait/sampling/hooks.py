@@ -156,7 +156,7 @@ class _StackHook(ModelHook):
         """The stream of a quantity, begun if new."""
         context = self.context
         if key not in context.streams:
-            context.streams[key] = Stream(self.config)
+            context.streams[key] = Stream(self.config.method, self.config.order, self.config.alpha)
             context.streams[key].latent_rates = context.latent_rates
         return context.streams[key]
 

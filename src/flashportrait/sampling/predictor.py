@@ -160,7 +160,7 @@ class _GuidedVelocity:
     """A window's guided velocity: its stream, when it is computed, the latent's rate of change, the corrector."""
 
     def __init__(self, config: AdaptiveLatentPrediction, sigmas: list[float]):
-        self.stream = Stream(config)
+        self.stream = Stream(config.method, config.order, config.alpha)
         self._config = config
         self._sigmas = sigmas
         self._x = [config.coordinate_at(step, sigma) for step, sigma in enumerate(sigmas)]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from flashportrait.checkpoints.tables import listing
 from flashportrait.errors import UserError
-from flashportrait.weights.convert import listing
 from flashportrait.weights.hub import (
     CHUNK_BYTES,
     FLASHPORTRAIT_REPOSITORY,

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from flashportrait.checkpoints.files import Source, read_checkpoint
+from flashportrait.checkpoints.tables import TRANSFORMER, listing
 from flashportrait.errors import UserError
-from flashportrait.weights.checkpoint import Source, read_checkpoint
-from flashportrait.weights.convert import TRANSFORMER, listing
 
 if TYPE_CHECKING:
     from flashportrait.models.transformer import FlashPortraitTransformer3DModel
