@@ -4,7 +4,7 @@ Until here it learned to restore pictures from true latents. A small transformer
 clip, and a decoder that has only met true ones makes smears of the difference. So it goes on with both kinds.
 Transformer and encoders, and so the latents, stay as they are: trained by pictures as well, the transformer gained
 nothing that it had not, and lost where it met fewer scenes. Answers are taken without guidance: what guidance
-overstates a decoder learns to take back, and expression with it (docs/experiments.md has both). For the same reason
+overstates a decoder learns to take back, and expression with it (docs/experiments has both). For the same reason
 lips and eyes are learned from true latents, and whole pictures from answers.
 """
 
