@@ -120,7 +120,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
 
     @classmethod
     def for_sampling(cls, *, transformer: Any, portrait_encoder: Any, scheduler: Any) -> FlashPortraitPipeline:
-        """A pipeline with only the parts that :meth:`sample_latents` needs."""
+        """A pipeline with only the parts that ``sample_latents`` needs."""
         return cls(transformer=transformer, portrait_encoder=portrait_encoder, scheduler=scheduler)
 
     @classmethod
@@ -257,7 +257,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             prompt_embeds, negative_prompt_embeds: [b n text_dim].
             image_embeds: [b m image_dim].
             reference_latents: mask and portrait latents of one window, the same in every window, [b 20 window h w]; or
-                what gives them for each window (:mod:`.reference`).
+                what gives them for each window (``reference``).
             motion: [b t d], a row for each pixel frame: t = 4 (f - 1) + 1, or up to three fewer (the last one stays).
             num_inference_steps, text_scale, emotion_scale, window, overlap, predictor: see ``SamplingSettings``,
                 whose other fields may be given too.

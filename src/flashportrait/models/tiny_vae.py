@@ -225,7 +225,7 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             ``4i - 3 .. 4i``, which is also what the decoder gives back; frames must then number ``4k + 1``.
         latents_mean, latents_std: per channel; latents are returned as ``(z - mean) / std``. None: as they are.
         reference_channels: width of a block that builds frames from reference frames, pictures that resemble those to
-            be decoded, too (:class:`ReferenceBlend`); 0 for none, as published. With it, every decoding needs the
+            be decoded, too (``ReferenceBlend``); 0 for none, as published. With it, every decoding needs the
             references.
         upscale: pictures have this many rows and columns for each that is encoded and decoded; what is finer comes
             from the references. Latents then have ``8 upscale`` times fewer rows and columns than pictures; the

@@ -296,7 +296,7 @@ class FlashPortraitTransformer3DModel(WanTransformer3DModel):
         self._cache_config = config
 
     def disable_cache(self) -> None:
-        """Take out what :meth:`enable_cache` put in."""
+        """Take out what ``enable_cache`` put in."""
         if not hasattr(self._cache_config, "remove"):
             super().disable_cache()
             return

@@ -71,7 +71,7 @@ EXTRAPOLATORS: dict[str, Callable[[Sequence[float], float], Terms]] = {
     "hermite": hermite_terms,
     "alp": taylor_terms,
 }
-"""The rules by name. Adaptive Latent Prediction is Taylor's with :func:`adaptive_gains`."""
+"""The rules by name. Adaptive Latent Prediction is Taylor's with ``adaptive_gains``."""
 
 
 def adaptive_gains(latent_rates: Sequence[float], layer_ratios: Sequence[float], alpha: float) -> list[float]:
@@ -95,7 +95,7 @@ class History:
     """The newest values of one quantity, what they were functions of, and what follows from them elsewhere.
 
     Args:
-        rule: a name in :data:`EXTRAPOLATORS`.
+        rule: a name in ``EXTRAPOLATORS``.
         length: values kept; the highest order of extrapolation is one less.
     """
 

@@ -42,7 +42,7 @@ class Guidance:
         return {branch: weight for branch, weight in weights.items() if weight != 0.0}
 
     def combine(self, velocities: Mapping[Branch, Tensor]) -> Tensor:
-        """The guided velocity from the velocities of exactly the branches in :meth:`weights`, all of one shape.
+        """The guided velocity from the velocities of exactly the branches in ``weights``, all of one shape.
 
         Combined in float32: the weights cancel (4 - 3, say), which amplifies the rounding of 16-bit outputs.
         """

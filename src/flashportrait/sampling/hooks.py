@@ -262,5 +262,5 @@ def layer_ratios(derivatives: list[list[Tensor]]) -> list[list[float]]:
 
 
 def _sample(tokens: Tensor) -> Tensor:
-    """Evenly spaced tokens, ``[b n d]`` -> ``[b m d]`` with m about :data:`SAMPLED_TOKENS` at most."""
+    """Evenly spaced tokens, ``[b n d]`` -> ``[b m d]`` with m about ``SAMPLED_TOKENS`` at most."""
     return tokens[:, :: max(1, tokens.shape[1] // SAMPLED_TOKENS)]

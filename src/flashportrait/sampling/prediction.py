@@ -38,7 +38,7 @@ class WindowPrediction(Protocol):
         ...
 
     def load(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Takes over what :meth:`state` returned."""
+        """Takes over what ``state`` returned."""
         ...
 
 
@@ -124,7 +124,7 @@ class PredictionState:
         return {"tensors": tensors, "plain": plain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues the run that :meth:`state_dict` was taken from.
+        """Continues the run that ``state_dict`` was taken from.
 
         Raises:
             UserError: that run had another schedule or another predictor.

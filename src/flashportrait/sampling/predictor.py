@@ -50,7 +50,7 @@ class AdaptiveLatentPrediction:
     last block, per branch. ``blocks``: the same, scaled by how every block varies (w needs layers). ``modules``: the
     output of every attention and feed-forward layer, per branch; 40 to 120 times the memory."""
     method: str = "alp"
-    """``alp``, ``taylor``, ``newton`` or ``hermite``: see :mod:`flashportrait.sampling.extrapolation`."""
+    """``alp``, ``taylor``, ``newton`` or ``hermite``: see ``flashportrait.sampling.extrapolation``."""
     layer_scale: bool = True
     """``alp`` only: apply w(t, l, i), which is 1 where the target has a single layer."""
     coordinate: str = "step"
@@ -203,7 +203,7 @@ class _GuidedVelocity:
         return tensors, plain
 
     def load(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Takes over what :meth:`state` returned."""
+        """Takes over what ``state`` returned."""
         self.stream.load(tensors, plain)
         if self._corrector is not None:
             self._corrector.load(tensors, plain)

@@ -82,7 +82,7 @@ class Solver:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue where :meth:`state_dict` was taken; the scheduler must have the same settings."""
+        """Continue where ``state_dict`` was taken; the scheduler must have the same settings."""
         device = self.latents.device
         self.latents = state["latents"].to(device)
         self.steps_done = int(state["steps_done"])

@@ -22,7 +22,7 @@ SPEEDS: dict[str, AdaptiveLatentPrediction | None] = {
 def preset(
     speed: str, fitted: Mapping[str, Mapping[str, Any]] | None = None
 ) -> AdaptiveLatentPrediction | FittedPrediction | None:
-    """The predictor of a speed in :data:`SPEEDS`; None computes every step.
+    """The predictor of a speed in ``SPEEDS``; None computes every step.
 
     Args:
         speed: its name.

@@ -13,7 +13,7 @@ class Stream:
     """The history of a quantity and what it predicts; when to compute it is its owner's choice."""
 
     def __init__(self, method: str, order: int, alpha: float):
-        """``method``, ``order`` and ``alpha`` are those of :class:`AdaptiveLatentPrediction`."""
+        """``method``, ``order`` and ``alpha`` are those of ``AdaptiveLatentPrediction``."""
         self._method = method
         self._alpha = alpha
         self.history = History(method, order + 1)
@@ -67,7 +67,7 @@ class Stream:
         return tensors, plain
 
     def load(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Takes over what :meth:`state` returned."""
+        """Takes over what ``state`` returned."""
         self.history.nodes = list(plain["nodes"])
         self.history.values = [tensors[f"value{i}"] for i in range(len(self.history.nodes))]
         self.full_step, self.next_full_step = plain["full_step"], plain["next_full_step"]
