@@ -67,6 +67,11 @@ class Weight:
         """Environment variable that gives its path."""
         return f"FLASHPORTRAIT_{self.name.upper()}"
 
+    @property
+    def is_fetched(self) -> bool:
+        """Whether it is fetched by itself at its first use."""
+        return self.carrier is not None or self.url is not None
+
 
 def _official(name: str, role: str, file: str, licence: str = "Apache-2.0") -> Weight:
     return Weight(name, role, f"huggingface.co/{FLASHPORTRAIT_REPOSITORY}", licence, file)
@@ -154,12 +159,13 @@ def find_weight(name: str, explicit: str | Path | None = None) -> Path:
             if fetch(weight, target):
                 return target
         except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, ValueError) as error:
-            failures.append(f"{type(error).__name__}: {error}")
+            failures.append(str(getattr(error, "reason", error)))
             logger.debug("fetching %s failed", weight.file, exc_info=error)
-    tried = "; ".join(" ".join(failure.split())[:160] for failure in failures) or "it isn't fetched by itself"
+    tried = "; ".join(" ".join(failure.split())[:160] for failure in failures)
+    why = f"couldn't be fetched ({tried})" if weight.is_fetched else "isn't fetched by itself"
     raise UserError(
-        f"{weight.file} ({weight.role}) isn't on this machine and couldn't be fetched ({tried}); "
-        f"get it from {weight.url or weight.source} and set {weight.variable} to its path, or put it in {target.parent}"
+        f"{weight.file} isn't on this machine and {why}; get it from {weight.url or weight.source} "
+        f"and set {weight.variable} to its path, or put it in {target.parent}"
     )
 
 
