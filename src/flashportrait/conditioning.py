@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,7 @@ class Conditions:
             for name, prompt in vars(self).items()
             if name.endswith("prompt_embeds")
         }
-        return Conditions(**{**vars(self), **prompts, "motion": motion})
+        return replace(self, **prompts, motion=motion)
 
 
 class GuidedVelocity:

@@ -208,10 +208,10 @@ def _detection_roi(detection: Detection) -> Roi:
     return Roi((x0 + x1) / 2, (y0 + y1) / 2, ROI_SCALE * max(x1 - x0, y1 - y0), angle)
 
 
-def _overlaid(box: Sequence[float], other: Sequence[float]) -> bool:
+def _overlaid(box: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> bool:
     """Whether the centre of either box lies in the other: parts of a face are taken for smaller faces, at times."""
 
-    def holds(outer: Sequence[float], inner: Sequence[float]) -> bool:
+    def holds(outer: Sequence[float] | np.ndarray, inner: Sequence[float] | np.ndarray) -> bool:
         x, y = (inner[0] + inner[2]) / 2, (inner[1] + inner[3]) / 2
         return bool(outer[0] <= x <= outer[2] and outer[1] <= y <= outer[3])
 

@@ -46,7 +46,7 @@ class MultiScaleBlock(nn.Module):
         self.conv2 = _conv3x3(half, quarter)
         self.bn3 = nn.BatchNorm2d(quarter)
         self.conv3 = _conv3x3(quarter, quarter)
-        self.downsample = None
+        self.downsample: nn.Sequential | None = None
         if in_channels != out_channels:
             self.downsample = nn.Sequential(
                 nn.BatchNorm2d(in_channels), nn.ReLU(), nn.Conv2d(in_channels, out_channels, 1, bias=False)

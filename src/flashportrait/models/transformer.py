@@ -55,7 +55,7 @@ class FlashPortraitBlock(WanTransformerBlock):
         dim: int,
         ffn_dim: int,
         num_heads: int,
-        qk_norm: str = "rms_norm_across_heads",
+        qk_norm: str | None = "rms_norm_across_heads",
         cross_attn_norm: bool = False,
         eps: float = 1e-6,
         added_kv_proj_dim: int | None = None,
@@ -302,7 +302,7 @@ class FlashPortraitTransformer3DModel(WanTransformer3DModel):
             return
         self._cache_config.remove(self)
         HookRegistry.check_if_exists_or_initialize(self).invalidate_child_registries_cache()
-        self._cache_config = None
+        self._cache_config: Any = None
 
     def _project(self, tokens: Tensor, temb: Tensor) -> Tensor:
         shift, scale = (self.scale_shift_table + temb.unsqueeze(1)).to(tokens.device).chunk(2, dim=1)

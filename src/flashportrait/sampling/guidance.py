@@ -50,7 +50,8 @@ class Guidance:
         assert velocities.keys() == weights.keys(), f"branches {set(velocities)} given, {set(weights)} needed"
         if weights == {"full": 1.0}:
             return velocities["full"].float()
-        return sum(weight * velocities[branch].float() for branch, weight in weights.items())
+        first, *others = (weight * velocities[branch].float() for branch, weight in weights.items())
+        return sum(others, start=first)
 
 
 def guided(

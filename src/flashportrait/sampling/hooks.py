@@ -40,7 +40,7 @@ class AdaptiveLatentPredictionConfig(AdaptiveLatentPrediction):
     target: str = "last_block"
     """``last_block``, ``blocks`` or ``modules``."""
 
-    def apply(self, transformer: nn.Module) -> None:
+    def apply(self, transformer: Any) -> None:
         """Registers the hooks; ``enable_cache`` calls it.
 
         Raises:
@@ -57,13 +57,13 @@ class AdaptiveLatentPredictionConfig(AdaptiveLatentPrediction):
                 registry = HookRegistry.check_if_exists_or_initialize(getattr(block, name))
                 registry.register_hook(_ModuleHook(hook, (name, layer)), _HOOK)
 
-    def remove(self, transformer: nn.Module) -> None:
+    def remove(self, transformer: Any) -> None:
         """Takes the hooks out again; ``disable_cache`` calls it."""
         HookRegistry.check_if_exists_or_initialize(transformer).remove_hook(_HOOK, recurse=True)
 
 
 @contextmanager
-def network_prediction(transformer: nn.Module, predictor: AdaptiveLatentPrediction | None) -> Iterator[None]:
+def network_prediction(transformer: Any, predictor: AdaptiveLatentPrediction | None) -> Iterator[None]:
     """Enables a predictor whose target is inside the network, for the duration; does nothing for others."""
     if predictor is None or predictor.target == "guided":
         yield
@@ -78,7 +78,7 @@ def network_prediction(transformer: nn.Module, predictor: AdaptiveLatentPredicti
         transformer.disable_cache()
 
 
-def prediction_stats(transformer: nn.Module) -> PredictionStats:
+def prediction_stats(transformer: Any) -> PredictionStats:
     """What was computed and predicted, by context, since the hooks were registered or reset."""
     hook = HookRegistry.check_if_exists_or_initialize(transformer).get_hook(_HOOK)
     if hook is None:
@@ -118,9 +118,13 @@ class _StackHook(ModelHook):
         self.stats = PredictionStats()
         self._contexts = StateManager(_Context)  # diffusers sets the context of every StateManager it finds on a hook
 
-    def initialize_hook(self, module: nn.Module) -> nn.Module:
+    def initialize_hook(self, module: Any) -> Any:
         run_blocks = module.run_blocks
-        module.run_blocks = lambda tokens, *conditions: self._run(module, run_blocks, tokens, conditions)
+
+        def run(tokens: Tensor, *conditions: Any) -> Tensor:
+            return self._run(module, run_blocks, tokens, conditions)
+
+        module.run_blocks = run
         return module
 
     def deinitalize_hook(self, module: nn.Module) -> nn.Module:  # diffusers' spelling
@@ -162,7 +166,7 @@ class _StackHook(ModelHook):
 
     @torch.compiler.disable
     def _run(
-        self, transformer: nn.Module, run_blocks: Callable[..., Tensor], tokens: Tensor, conditions: tuple[Any, ...]
+        self, transformer: Any, run_blocks: Callable[..., Tensor], tokens: Tensor, conditions: tuple[Any, ...]
     ) -> Tensor:
         self._check_context()
         name, context = self._contexts.context.name, self.context
@@ -185,7 +189,7 @@ class _StackHook(ModelHook):
         return output
 
     def _compute(
-        self, transformer: nn.Module, run_blocks: Callable[..., Tensor], tokens: Tensor, conditions: tuple[Any, ...]
+        self, transformer: Any, run_blocks: Callable[..., Tensor], tokens: Tensor, conditions: tuple[Any, ...]
     ) -> Tensor:
         """The stack's true output, taken into the histories, with the layer scales that follow."""
         context = self.context

@@ -132,7 +132,6 @@ class PredictionState:
         plain, tensors = state["plain"], state["tensors"]
         if plain["signature"] != self._signature:
             raise UserError("the saved prediction state is of another predictor or schedule; resume with the same ones")
-        assert self._begin is not None or not plain["windows"]
         self.stats = PredictionStats(
             {int(index): list(steps) for index, steps in plain["full_steps"].items()},
             {int(index): count for index, count in plain["predicted"].items()},
@@ -140,6 +139,7 @@ class PredictionState:
         )
         self._windows = {}
         for index, window_plain in plain["windows"].items():
+            assert self._begin is not None
             prefix = f"{index}."
             own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
             self._windows[int(index)] = self._begin()

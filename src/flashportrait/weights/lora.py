@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -185,7 +185,7 @@ def _parse(tensors: Mapping[str, Tensor], names: _Names) -> tuple[dict[str, Part
     for key, tensor in tensors.items():
         match = SUFFIXES.match(PREFIXES.sub("", key))
         target, role = _target(match, names) if match else (None, "")
-        if target is None:
+        if match is None or target is None:
             unmatched.append(key)
             continue
         parsed.setdefault(target, {}).setdefault(match["module"], {})[role] = tensor
@@ -242,7 +242,7 @@ def _adapter_scaling(source: Source) -> AdapterScaling:
     if isinstance(source, Mapping):
         return AdapterScaling()
     path = Path(os.fspath(source)).expanduser()
-    config: dict[str, object] = {}
+    config: dict[str, Any] = {}
     if path.is_dir() and (path / "adapter_config.json").is_file():
         config = json.loads((path / "adapter_config.json").read_text())
     elif path.suffix == ".safetensors":

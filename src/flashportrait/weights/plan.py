@@ -294,7 +294,8 @@ def _measure_flops(device: torch.device) -> float:
     """Sustained speed, from a few square products in bfloat16."""
     side, repeats = MEASURED_SIDE.get(device.type, 2048), 4
     matrix = torch.ones(side, side, dtype=torch.bfloat16, device=device)
-    (matrix @ matrix)[0, 0].item()
+    product = matrix @ matrix
+    product[0, 0].item()
     started = time.perf_counter()
     for _ in range(repeats):
         product = matrix @ matrix
@@ -358,7 +359,7 @@ def _keep_in_fp8(block: nn.Module, transformer: Any) -> None:
     )
 
 
-def _place_encoder(encoder: nn.Module | None, placement: Placement, device: torch.device) -> None:
+def _place_encoder(encoder: Any, placement: Placement, device: torch.device) -> None:
     if encoder is None:
         return
     if placement == "resident":
