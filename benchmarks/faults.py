@@ -1,6 +1,6 @@
 """Kill animations at random moments, let them go on, and compare their frames with those of one left alone.
 
-    python benchmarks/faults.py [--quick] [--kills 50] [--frames 200] [--model nano] [--schedules NAME ...] [--json FILE]
+    python benchmarks/faults.py [--quick] [--kills 50] [--frames 200] [--model nano] [--schedules NAME ...] [--json F]
 
 Each run is a process of its own, ended by SIGKILL: nothing in it gets to clean up. Needs a system with ``fork``.
 """

@@ -1,6 +1,6 @@
 """Memory, speed and quality over the length of a clip: none of them should have a trend.
 
-    python benchmarks/soak.py [--quick] [--lengths 500 2500 15000] [--model nano] [--schedule causal] [--json F] [--plot PNG]
+    python benchmarks/soak.py [--quick] [--lengths 500 2500 15000] [--model nano] [--json F] [--plot PNG]
 
 Each length runs in a process of its own: a drawn portrait follows made-up talking, frames are thrown away as they come.
 The performance is one of 50 seconds, played forwards and backwards in turn, so that a trend is not the driver's own.
