@@ -91,7 +91,7 @@ def test_too_small_a_machine_is_told_what_is_needed():
 def test_one_memory_has_nothing_to_stream_to():
     mac = Machine("test", 96 * GB, 96 * GB, 10e12, unified=True)
     assert make_plan(mac, SD).placement == "resident"
-    with pytest.raises(UserError, match="nothing to stream to"):
+    with pytest.raises(UserError, match="share one memory"):
         make_plan(mac, SD, placement="offload")
 
 

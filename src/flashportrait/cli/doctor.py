@@ -27,7 +27,7 @@ REQUIRED = (
     "accelerate",
 )
 OPTIONAL = {"peft": "gpu", "onnxruntime": "pdfgc"}
-"""Distribution -> the extra that brings it."""
+"""Distribution -> the extra that installs it."""
 
 NEEDED_WEIGHTS = ("nano", "face_landmarker")
 """What `animate` needs with its default model."""

@@ -61,7 +61,7 @@ class MultiScaleBlock(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """``depth`` halvings and as many doublings, with a shortcut at every size."""
+    """``depth`` poolings and as many upsamplings, with a skip connection at every size."""
 
     def __init__(self, depth: int, channels: int):
         super().__init__()

@@ -27,7 +27,7 @@ from flashportrait.sampling.windows import Window, WindowPlan
 Order = Literal["synchronous", "diagonal", "causal"]
 ORDERS: tuple[Order, ...] = ("synchronous", "diagonal", "causal")
 SYNCHRONOUS_LIMIT_BYTES = 4 * 2**30
-"""Most that the synchronous order may hold: it has every window at hand until the last step."""
+"""Most that the synchronous order may hold: it keeps every window until the last step."""
 
 Velocity = Callable[[Tensor, Step, Window], Tensor]
 """``velocity(latents [b c f h w], step, window) -> [b c f h w]``, called once for each window and step."""
@@ -180,7 +180,7 @@ class JointDenoiser:
             stretch.latents = self._on_step(window, step, stretch.latents)
 
     def _read(self, window: Window, step: Step) -> Tensor:
-        """The window's latents before ``step``; stretches not yet begun start from noise."""
+        """The window's latents before ``step``; stretches not yet started are noise."""
         parts = []
         for index in range(window.index, self._plan.last_reader(window.index) + 1):
             if index not in self._stretches:

@@ -1,7 +1,7 @@
-"""Prediction inside the network, through diffusers' own door: ``transformer.enable_cache(config)``.
+"""Prediction inside the network, through diffusers' cache interface: ``transformer.enable_cache(config)``.
 
 Each call of the transformer must be wrapped in ``transformer.cache_context(name, step_index=, num_inference_steps=,
-sigma=)``, with a name for each window and branch ("w3/text"): histories are kept by name, begun afresh at step 0 and
+sigma=)``, with a name for each window and branch ("w3/text"): histories are kept by name, reset at step 0 and
 freed after the last step.
 
 For ``last_block`` and ``blocks`` the only hook is around the transformer's ``run_blocks``, outside the blocks, so
@@ -157,7 +157,7 @@ class _StackHook(ModelHook):
         return self.config.next_full_step(self.step, self._contexts.context.num_inference_steps)
 
     def stream(self, key: tuple[str, int]) -> Stream:
-        """The stream of a quantity, begun if new."""
+        """The stream of a quantity, made if new."""
         context = self.context
         if key not in context.streams:
             context.streams[key] = Stream(self.config.method, self.config.order, self.config.alpha)

@@ -65,7 +65,7 @@ class PredictionState:
     Args:
         begin: makes the state of a window; None computes every step.
         signature: of predictor and schedule: a saved state is taken only by a run with the same one.
-        device: of the velocities; a saved state is brought there.
+        device: of the velocities; a saved state is moved there.
     """
 
     def __init__(

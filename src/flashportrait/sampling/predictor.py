@@ -60,9 +60,9 @@ class AdaptiveLatentPrediction:
     cooldown: int = 0
     """Steps computed at the end."""
     speedup: float | None = None
-    """Compute ``round(steps / speedup)`` steps, evenly spread, in the place of interval, warm-up and cool-down."""
+    """Compute ``round(steps / speedup)`` steps, evenly spread; replaces interval, warm-up and cool-down."""
     full_steps: tuple[int, ...] | None = None
-    """The computed steps one by one, from 0, in the place of all of these."""
+    """The computed steps one by one, from 0; replaces all of these."""
     tolerance: float | None = None
     """``guided`` only: choose each gap so that the relative error of prediction, measured at every computed step, stays
     below this; ``interval`` is then the first gap after the warm-up."""

@@ -23,7 +23,7 @@ class Step:
     index: int
     """From 0."""
     timestep: Tensor
-    """What the network is told, a scalar (sigma times 1000 in flow matching)."""
+    """The timestep that the network is conditioned on, a scalar (sigma times 1000 in flow matching)."""
     sigma: float
     """Noise level at the start of the step: the latents are ``(1 - sigma) x + sigma noise``."""
     next_sigma: float

@@ -16,7 +16,7 @@ SPEEDS: dict[str, AdaptiveLatentPrediction | None] = {
     "fast": AdaptiveLatentPrediction(method="newton", order=1, corrected=True, speedup=6),
     "turbo": AdaptiveLatentPrediction(method="newton", order=1, corrected=True, speedup=10),
 }
-"""What each speed means for a model that brings none of its own; docs/predictor.md has what each costs in fidelity."""
+"""The predictors of a model that has none of its own; docs/predictor.md has what each costs in fidelity."""
 
 
 def preset(

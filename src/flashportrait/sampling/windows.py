@@ -49,7 +49,7 @@ class Window:
 
     @property
     def seams(self) -> tuple[int, ...]:
-        """Pixel frames where this window takes over: the first that it has a say in, and the first that is its alone.
+        """Pixel frames where this window takes over: the first that it contributes to, and the first of it alone.
 
         None for the first window.
         """

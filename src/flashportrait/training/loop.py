@@ -25,7 +25,7 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """When a stage stops, and how often it speaks."""
+    """When a stage stops, and how often it logs, samples and saves."""
 
     steps: int
     """Optimizer steps in all; the learning rate falls to zero over them."""

