@@ -1,4 +1,4 @@
-"""The few shapes and blends that everything is drawn with."""
+"""Basic shapes and blending functions for drawing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Pair = tuple[Any, Any]
 
 
 def per_row(value: Tensor) -> Tensor:
-    """One number a row, ready to meet pictures.  [n] -> [n 1 1]"""
+    """One number a row, shaped to broadcast over pictures.  [n] -> [n 1 1]"""
     return value[:, None, None]
 
 
 def per_row_color(value: Tensor) -> Tensor:
-    """One colour a row, ready to meet pictures.  [n 3] -> [n 3 1 1]"""
+    """One colour a row, shaped to broadcast over pictures.  [n 3] -> [n 3 1 1]"""
     return value[:, :, None, None]
 
 

@@ -1,4 +1,4 @@
-"""The last stage: the decoder learns what the transformer really gives it.
+"""The last stage: the decoder is trained on the transformer's own output.
 
 Until here it learned to restore pictures from true latents. A small transformer's latents are not quite those of any
 clip, and a decoder that has only met true ones makes smears of the difference. So it goes on with both kinds.

@@ -1,4 +1,4 @@
-"""What every training stage shares: schedule, averaged weights, logs, and runs that can be cut and resumed."""
+"""Shared by all training stages: learning rate schedule, averaged weights, logs, interrupting and resuming."""
 
 from __future__ import annotations
 
