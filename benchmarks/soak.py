@@ -103,7 +103,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="100 and 300 frames")
+    parser.add_argument("--quick", action="store_true", help="50 and 100 frames")
     parser.add_argument("--lengths", type=int, nargs="+", metavar="FRAMES", help="default: 500 2500 15000")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--schedule", default="causal")
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.lengths = args.lengths or ([100, 300] if args.quick else [500, 2500, 15000])
+    args.lengths = args.lengths or ([50, 100] if args.quick else [500, 2500, 15000])
     if args.alone:
         print(json.dumps(soak(args.lengths[0], args)))
         return
