@@ -288,7 +288,7 @@ def describe_run(
 
 
 def describe_inputs(portrait: FramedPortrait, motion: MotionFeatures) -> dict[str, Any]:
-    """What of the inputs decides the result, for :meth:`WorkDirectory.bind`."""
+    """What of the inputs decides the result, for ``WorkDirectory.bind``."""
     canvas = portrait.canvas
     return {
         "portrait": tensor_digest(portrait.pixels if canvas is None else canvas.texture),
