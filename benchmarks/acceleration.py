@@ -47,10 +47,10 @@ from flashportrait.sampling.speed import SPEEDS, preset
 from flashportrait.weights.folder import model_folder
 
 STEPS = 30
-CALLS, QUICK_CALLS = (15, 10, 8, 5, 4, 3), (10, 5, 3)
+CALLS, QUICK_CALLS = (15, 10, 8, 5, 4, 3), (5,)
 """About 2, 3, 4, 6, 8 and 10 times fewer than the reference."""
 FACE_STRIDE = 3
-TUNING_ROUNDS, TUNING_FRAMES = 8, 17
+TUNING_ROUNDS, QUICK_TUNING_ROUNDS, TUNING_FRAMES = 8, 5, 17
 LONG_FAMILIES = ("Euler", "UniPC", "ALP (paper)", "newton 1 corrected, spread", "fitted", "dial", "TaylorSeer n=1")
 """Families that also run on the long clips, which cost most of the time."""
 COLUMNS = {
@@ -154,7 +154,7 @@ class Judge:
         return self._truths[id(clip)]
 
 
-def tuned(runner: Runner, clip: Clip, blocks_per_call: float) -> methods.Tune:
+def tuned(runner: Runner, clip: Clip, blocks_per_call: float, rounds: int) -> methods.Tune:
     """A function that finds a cache's threshold for a number of calls, by bisection on one clip."""
     tried: dict[tuple[str, float], float] = {}
 
@@ -166,7 +166,7 @@ def tuned(runner: Runner, clip: Clip, blocks_per_call: float) -> methods.Tune:
 
     def tune(family: str, configure: methods.Configure, calls: int) -> float:
         low, high, best = 2.0**-10, 2.0**4, (math.inf, 0.0)
-        for _ in range(TUNING_ROUNDS):
+        for _ in range(rounds):
             threshold = math.sqrt(low * high)
             made = calls_at(family, configure, threshold)
             best = min(best, (abs(made - calls), threshold))
@@ -186,9 +186,10 @@ def choose_methods(runner: Runner, args: argparse.Namespace) -> list[methods.Met
     clip = make_clip(pipeline, "talking", TUNING_FRAMES, args.seed - 1, pipeline.settings("exact").window)
     with methods.ResidualMagnitudes(pipeline.transformer) as magnitudes:
         exact = runner.run(methods.exact(STEPS), clip)
-    tune = tuned(runner, clip, exact.block_runs / STEPS)
+    rounds = QUICK_TUNING_ROUNDS if args.quick else TUNING_ROUNDS
+    tune = tuned(runner, clip, exact.block_runs / STEPS, rounds)
     ratios = magnitudes.ratios(STEPS)
-    chosen = list(methods.paper_settings())
+    chosen = list(methods.paper_settings(quick=args.quick))
     for each in tqdm(calls, desc="matching calls", file=sys.stderr):
         chosen += [*methods.fewer_steps(each), *methods.predictions(each, STEPS)]
         chosen += methods.caches(each, STEPS, ratios, tune, wanted)
@@ -200,8 +201,6 @@ def choose_methods(runner: Runner, args: argparse.Namespace) -> list[methods.Met
         for name in SPEEDS
         if name != "exact"
     ]
-    if args.quick:
-        chosen = [method for method in chosen if "modules" not in method.name]
     return [methods.exact(STEPS), *(method for method in chosen if wanted(method.name))]
 
 
@@ -337,7 +336,9 @@ def provenance(folder: Path, dtype: torch.dtype) -> dict[str, str]:
 def main(argv: list[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two short clips, fewer speeds: five minutes on two cores")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short clip, five calls, one thread: within five minutes"
+    )
     parser.add_argument("--clips", type=int, help="only so many of the 16 clips, the last two of which are long")
     parser.add_argument("--model", default="nano", help="nano, or the folder of a model")
     parser.add_argument("--json", type=Path, help="where the rows go")
@@ -346,6 +347,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1000, help="of people, performances and noise")
     args = parser.parse_args(argv)
 
+    if args.quick:
+        torch.set_num_threads(1)  # more threads wait for each other, ten times as long, where others use the cores
     methods.register_blocks()
     pipeline = load_pipeline(args.model)
     runner, window = Runner(pipeline), pipeline.settings("exact").window

@@ -32,7 +32,7 @@ FULL = (
     ("talking", 601),
     ("large", 601),
 )
-QUICK = (("talking", 17), ("large", 17))
+QUICK = (("talking", 17),)
 """(kind of performance, frames) of each clip."""
 
 

@@ -1,6 +1,6 @@
 """Kill animations at random moments, let them go on, and compare their frames with those of one left alone.
 
-    python benchmarks/faults.py [--kills 50] [--frames 200] [--model nano] [--schedules diagonal causal] [--json FILE]
+    python benchmarks/faults.py [--quick] [--kills 50] [--frames 200] [--model nano] [--schedules NAME ...] [--json F]
 
 Each run is a process of its own, ended by SIGKILL: nothing in it gets to clean up. Needs a system with ``fork``.
 """
@@ -80,14 +80,18 @@ def frames_of(path: Path) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50, help="in all")
-    parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--quick", action="store_true", help="3 kills of runs of 17 frames at turbo speed")
+    parser.add_argument("--kills", type=int, help="in all; default: 50")
+    parser.add_argument("--frames", type=int, help="default: 200")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--schedules", nargs="+", default=["synchronous", "diagonal", "causal"])
-    parser.add_argument("--speed", default="balanced")
+    parser.add_argument("--speed", help="default: balanced")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    args.kills = args.kills or (3 if args.quick else 50)
+    args.speed = args.speed or ("turbo" if args.quick else "balanced")
+    args.frames = args.frames or (17 if args.quick else 200)
 
     torch.set_num_threads(1)  # threads don't survive a fork
     pipeline = load_pipeline(args.model, device="cpu")

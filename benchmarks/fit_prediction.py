@@ -1,6 +1,6 @@
 """Fits the speed dial to a model: which steps to compute at each speed, and how to cross the gaps.
 
-    python benchmarks/fit_prediction.py [--model M] [--clips 8] [--move [SWEEPS]] [--write] [--json FILE]
+    python benchmarks/fit_prediction.py [--quick] [--model M] [--clips 8] [--move [SWEEPS]] [--write] [--json FILE]
 
 Runs a few drawn clips of one window exactly, fits predictions to them (``sampling/fitted.py``), and prints the relative
 error of the latents on clips that were not fitted to, beside Adaptive Latent Prediction's at the same number of calls.
@@ -94,7 +94,8 @@ def main(argv: list[str] | None = None) -> None:
     """Fits, checks and stores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano", help="nano, or the folder of a model")
-    parser.add_argument("--clips", type=int, default=8, help="clips to fit to; half as many are held out")
+    parser.add_argument("--quick", action="store_true", help="2 clips to fit to, one thread: within five minutes")
+    parser.add_argument("--clips", type=int, help="clips to fit to, half as many are held out; default: 8")
     parser.add_argument(
         "--move",
         type=int,
@@ -108,6 +109,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="where the result goes")
     parser.add_argument("--seed", type=int, default=5000, help="of people, performances and noise")
     args = parser.parse_args(argv)
+    args.clips = args.clips or (2 if args.quick else 8)
+    if args.quick:
+        torch.set_num_threads(1)  # more threads wait for each other, ten times as long, where others use the cores
 
     pipeline = load_pipeline(args.model, dtype=torch.float32)  # rounding must not be fitted to
     clips = window_clips(pipeline, args.clips + max(1, args.clips // 2), args.seed)

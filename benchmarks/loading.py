@@ -37,9 +37,9 @@ def write_checkpoint(folder: Path, blocks: int) -> None:
     import torch
     from safetensors.torch import save_file
 
+    from flashportrait.checkpoints.config import transformer_config
+    from flashportrait.checkpoints.tables import TRANSFORMER
     from flashportrait.models.transformer import FlashPortraitTransformer3DModel
-    from flashportrait.weights.convert import TRANSFORMER
-    from flashportrait.weights.official import transformer_config
 
     with torch.device("meta"):
         model = FlashPortraitTransformer3DModel(**transformer_config(**CONFIG, num_layers=blocks))
@@ -60,9 +60,9 @@ def load(case: str, folder: Path, blocks: int) -> dict[str, float]:
 
     import torch
 
+    from flashportrait.checkpoints.config import transformer_config
+    from flashportrait.checkpoints.tables import TRANSFORMER
     from flashportrait.models.transformer import FlashPortraitTransformer3DModel
-    from flashportrait.weights.convert import TRANSFORMER
-    from flashportrait.weights.official import transformer_config
 
     config = CONFIG | {"num_layers": blocks}
     started = time.perf_counter()

@@ -1,6 +1,6 @@
 """How much it shows where windows meet, in every order of work, where the right answer is known.
 
-    python benchmarks/seams.py [--window 21] [--overlaps 0 1 3 5 8 10] [--channels 4000] [--json FILE]
+    python benchmarks/seams.py [--quick] [--window 21] [--overlaps 0 1 3 5 8 10] [--channels 4000] [--json FILE]
 
 Clips are drawn from a Gaussian process in time, for which the best velocity that a network seeing one window can give
 is a matrix. The figure is the largest root mean square change from one latent frame to the next over the typical one;
@@ -77,9 +77,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--window", type=int, default=21)
     parser.add_argument("--overlaps", type=int, nargs="+", default=[0, 1, 3, 5, 8, 10])
-    parser.add_argument("--channels", type=int, default=4000, help="independent clips: more make the figure sharper")
+    parser.add_argument("--quick", action="store_true", help="200 clips")
+    parser.add_argument("--channels", type=int, help="independent clips: more make the figure sharper; default: 4000")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    args.channels = args.channels or (200 if args.quick else 4000)
     orders = ("diagonal", "causal", "latents blended")
     noise, rows = FrameNoise(0, args.channels, 1, 1), []
     print(f"{'reach':>6} {'overlap':>8} {'whole':>7} " + " ".join(f"{order:>16}" for order in orders))

@@ -1,6 +1,6 @@
 """Memory, speed and quality over the length of a clip: none of them should have a trend.
 
-    python benchmarks/soak.py [--lengths 500 2500 15000] [--model nano] [--schedule causal] [--json FILE] [--plot PNG]
+    python benchmarks/soak.py [--quick] [--lengths 500 2500 15000] [--model nano] [--json F] [--plot PNG]
 
 Each length runs in a process of its own: a drawn portrait follows made-up talking, frames are thrown away as they come.
 The performance is one of 50 seconds, played forwards and backwards in turn, so that a trend is not the driver's own.
@@ -103,7 +103,8 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[500, 2500, 15000], metavar="FRAMES")
+    parser.add_argument("--quick", action="store_true", help="50 and 100 frames")
+    parser.add_argument("--lengths", type=int, nargs="+", metavar="FRAMES", help="default: 500 2500 15000")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--schedule", default="causal")
     parser.add_argument("--speed", default=None)
@@ -112,6 +113,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.lengths = args.lengths or ([50, 100] if args.quick else [500, 2500, 15000])
     if args.alone:
         print(json.dumps(soak(args.lengths[0], args)))
         return

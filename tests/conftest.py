@@ -13,7 +13,6 @@ from PIL import Image
 
 from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
 from flashportrait.media.writer import VideoWriter
-from toys import toy_pipeline
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +38,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved pipeline with random weights that makes 32 px videos in two steps."""
+    from toys import toy_pipeline
+
     pipeline = toy_pipeline(num_inference_steps=2, window=5, overlap=2, emotion_scale=1.0)
     folder = tmp_path_factory.mktemp("models") / "toy"
     pipeline.save_pretrained(folder)

@@ -1,9 +1,9 @@
-"""What the network is told besides the noisy latents, and the guided velocity of one window."""
+"""The network's conditions besides the noisy latents, and the guided velocity of one window."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ class Conditions:
     def padded_to(self, plan: WindowPlan) -> Conditions:
         """The same with the last motion row repeated until it fills the plan's latent frames.
 
-        Prompts are brought to one length: zeros after one change nothing, the network pads it with them anyway.
+        Prompts are padded to one length with zeros, as the network does itself.
 
         Raises:
             UserError: if the motion doesn't belong to a clip of that length.
@@ -67,13 +67,13 @@ class Conditions:
             for name, prompt in vars(self).items()
             if name.endswith("prompt_embeds")
         }
-        return Conditions(**{**vars(self), **prompts, "motion": motion})
+        return replace(self, **prompts, motion=motion)
 
 
 class GuidedVelocity:
     """The velocity that the sampler asks for: the network under guidance, or its prediction.
 
-    Expression tokens are made afresh for each window from its own driving frames, and kept until the window is done.
+    Expression tokens are computed anew for each window from its own driving frames, and kept until the window is done.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ def load_pipeline(
         name_or_path: ``nano`` (the embedded model), ``14b`` (the released one, downloaded before), ``14b-fast`` (the
             same with its 4-step LoRA and tiny autoencoder), or the folder of a model written by ``save_pretrained``.
         device: where to run; the accelerator if there is one.
-        dtype: of the networks; bfloat16 for the 14B and :func:`default_dtype` for others unless given.
+        dtype: of the networks; bfloat16 for the 14B and ``default_dtype`` for others unless given.
         plan: how the 14B is fitted to the machine (``weights.plan.make_plan``); without one all of it goes on the
             device.
         loras: files to merge into the transformer, each with its strength.

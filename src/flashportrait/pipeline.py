@@ -76,9 +76,9 @@ class FlashPortraitPipeline(DiffusionPipeline):
         text_encoder, tokenizer: UMT5; without them the prompt is empty.
         motion_layout: the motion rows that ``portrait_encoder`` takes, by name (``face.motion.LAYOUTS``).
         defaults: values of ``SamplingSettings`` that suit this model.
-        framing: how portraits are cut to the model's view, values of :class:`~flashportrait.inputs.Framing`.
+        framing: how portraits are cut to the model's view, values of ``flashportrait.inputs.Framing``.
         reference: what shows the network the portrait: ``first``, the paper's; ``animated``, drawn on a face mesh with
-            the driver's pose and expression; or ``turned``, with its pose alone (:mod:`.reference`).
+            the driver's pose and expression; or ``turned``, with its pose alone (``reference``).
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->portrait_encoder->transformer->vae"
@@ -120,7 +120,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
 
     @classmethod
     def for_sampling(cls, *, transformer: Any, portrait_encoder: Any, scheduler: Any) -> FlashPortraitPipeline:
-        """A pipeline with only the parts that :meth:`sample_latents` needs."""
+        """A pipeline with only the parts that ``sample_latents`` needs."""
         return cls(transformer=transformer, portrait_encoder=portrait_encoder, scheduler=scheduler)
 
     @classmethod
@@ -160,7 +160,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             portrait: a picture, its path, or one already cut to the model's view.
             driving: a video's path, a motion template's path, ``MotionFeatures``, or frames (uint8 RGB [h w 3]).
             prompt, negative_prompt: in words; need a text encoder.
-            size: pixels of the result's longer side; unless given the portrait's own, within limits (:mod:`.canvas`),
+            size: pixels of the result's longer side; unless given the portrait's own, within limits (``canvas``),
                 or the model's.
             view: ``whole``, the picture as it was given, or ``face``, a square around the face.
             seed: of the noise. The noise of a latent frame depends on the seed and its index alone.
@@ -257,7 +257,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             prompt_embeds, negative_prompt_embeds: [b n text_dim].
             image_embeds: [b m image_dim].
             reference_latents: mask and portrait latents of one window, the same in every window, [b 20 window h w]; or
-                what gives them for each window (:mod:`.reference`).
+                what gives them for each window (``reference``).
             motion: [b t d], a row for each pixel frame: t = 4 (f - 1) + 1, or up to three fewer (the last one stays).
             num_inference_steps, text_scale, emotion_scale, window, overlap, predictor: see ``SamplingSettings``,
                 whose other fields may be given too.

@@ -125,7 +125,7 @@ class DrawnClip:
 
 
 class PortraitDrawn:
-    """The portrait in every frame, drawn on a face mesh (:class:`DrawnClip`).
+    """The portrait in every frame, drawn on a face mesh (``DrawnClip``).
 
     For networks too small to learn from scratch how faces move. At strength 1 everything that the mesh can draw is
     drawn, and what remains to be made is what a picture of one expression lacks: teeth, lids, creases, what a turn

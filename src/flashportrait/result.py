@@ -119,7 +119,7 @@ class RunReport:
 class PortraitVideo:
     """Frames of a run, uint8 RGB [h w 3], made while they are iterated over.
 
-    Iterate once to take each frame as soon as it is ready, read ``frames`` to have all of them, or :meth:`save` them.
+    Iterate once to take each frame as soon as it is ready, read ``frames`` to have all of them, or ``save`` them.
     """
 
     def __init__(
@@ -265,6 +265,7 @@ def _sound(source: str | Path | VideoReader | AudioSpan, frames: int, rate: Frac
     """
     import av
 
+    from flashportrait.media.container import open_input
     from flashportrait.media.reader import AudioSpan, VideoReader
 
     if isinstance(source, AudioSpan):
@@ -273,7 +274,7 @@ def _sound(source: str | Path | VideoReader | AudioSpan, frames: int, rate: Frac
     if not path.is_file():
         raise UserError(f"there is no file '{path}'")
     try:
-        with av.open(str(path.absolute()), metadata_errors="ignore") as container:
+        with open_input(path) as container:
             filmed, heard = bool(container.streams.video), bool(container.streams.audio)
     except av.FFmpegError as error:
         raise UserError(f"'{path}' can't be read as sound: give a video or a sound file") from error

@@ -24,7 +24,7 @@ class SamplingSettings:
     num_inference_steps: int = 30
     """Steps of the scheduler."""
     sigmas: tuple[float, ...] | None = None
-    """Noise levels to step through in the place of ``num_inference_steps``, before the scheduler's shift."""
+    """Noise levels to step through instead of ``num_inference_steps`` steps, before the scheduler's shift."""
     text_scale: float = 1.0
     """1 follows the prompt as it stands; above 1 also pushes away from the negative prompt."""
     emotion_scale: float = 4.0

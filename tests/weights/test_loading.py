@@ -12,13 +12,14 @@ from test_lora import distillation_lora, merged_by_hand
 from test_official_encoders import IMAGE, SMALL_VAE, TEXT, image_reference, open_clip_file, small_vae, text_reference
 from test_official_transformer import TOY, inputs, reference
 
+from flashportrait.checkpoints import config as released_config
+from flashportrait.checkpoints.files import read_checkpoint
+from flashportrait.checkpoints.tables import VAE
 from flashportrait.errors import UserError
 from flashportrait.loading import load_pipeline
 from flashportrait.models.portrait_encoder import PortraitEncoder
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.weights import official
-from flashportrait.weights.checkpoint import read_checkpoint
-from flashportrait.weights.convert import VAE
 from flashportrait.weights.loading import (
     ModelFiles,
     load_components,
@@ -33,7 +34,7 @@ from flashportrait.weights.plan import Plan
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The released sizes, made small."""
-    monkeypatch.setattr(official, "TRANSFORMER_14B", official.TRANSFORMER_14B | TOY)
+    monkeypatch.setattr(released_config, "TRANSFORMER_14B", released_config.TRANSFORMER_14B | TOY)
 
 
 def tokenizer(folder: Path) -> None:

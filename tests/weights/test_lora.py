@@ -13,13 +13,12 @@ from test_official_transformer import TOY, inputs, reference, relative
 from flashportrait.errors import UserError
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.weights.lora import Lora, distilled_sigmas, load_lora
-from flashportrait.weights.official import load_transformer, transformer_to_official
 
 RANK = 3
 
 
 def model() -> FlashPortraitTransformer3DModel:
-    return load_transformer(reference().state_dict(), **TOY)
+    return FlashPortraitTransformer3DModel.from_official(reference().state_dict(), **TOY)
 
 
 def noise(shape, seed: int) -> torch.Tensor:
@@ -69,7 +68,7 @@ def test_the_distillation_lora_is_applied_whole(tmp_path: Path, strength: float)
     load_lora(tmp_path / "fast_lora_rank64.safetensors", ours).merge(ours, strength)
     expected = merged_by_hand(lora, strength)
     before = reference().state_dict()
-    for key, tensor in transformer_to_official(ours).items():
+    for key, tensor in ours.to_official().items():
         torch.testing.assert_close(tensor, expected[key], rtol=1e-5, atol=1e-6)
         if "emo_" not in key:
             assert not torch.equal(tensor, before[key]), f"{key} is unchanged"

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 import wan_reference
 
+from flashportrait.checkpoints.tables import TEXT_ENCODER, VAE, image_encoder_table
 from flashportrait.errors import UserError
 from flashportrait.models.clip_vision import CLIP_MEAN, CLIP_STD, clip_pixels, clip_tokens
-from flashportrait.weights.convert import TEXT_ENCODER, VAE, image_encoder_table
 from flashportrait.weights.official import load_image_encoder, load_text_encoder, load_vae
 
 TEXT = {"vocab_size": 50, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4}

@@ -11,10 +11,10 @@ import torch
 import wan_reference
 from safetensors.torch import save_file
 
+from flashportrait.checkpoints.config import transformer_config
+from flashportrait.checkpoints.tables import TRANSFORMER
 from flashportrait.errors import UserError
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
-from flashportrait.weights.convert import TRANSFORMER
-from flashportrait.weights.official import load_transformer, transformer_config, transformer_to_official
 
 TOY = {
     "dim": 48,
@@ -61,7 +61,7 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 @torch.no_grad()
 def test_velocity_matches_an_independent_reading(scale: float):
     theirs = reference()
-    ours = load_transformer(theirs.state_dict(), **TOY)
+    ours = FlashPortraitTransformer3DModel.from_official(theirs.state_dict(), **TOY)
     given = inputs()
     expected = theirs(*given.values(), scale)
     assert relative(ours(**given, expression_scale=scale), expected) < 2e-6
@@ -83,7 +83,7 @@ def test_velocity_matches_an_independent_reading(scale: float):
 @torch.no_grad()
 def test_every_word_of_the_configuration_is_obeyed(change: dict):
     theirs = reference(**change)
-    ours = load_transformer(theirs.state_dict(), **TOY | change)
+    ours = FlashPortraitTransformer3DModel.from_official(theirs.state_dict(), **TOY | change)
     expected = theirs(*inputs().values())
     assert relative(ours(**inputs()), expected) < 2e-6
     assert relative(reference()(*inputs().values()), expected) > 1e-4, "the change should matter"
@@ -101,7 +101,9 @@ def test_words_of_the_released_configuration_that_change_nothing():
 def test_time_embedding_is_as_exact_as_float64_angles():
     """At timestep 1000 float32 angles are wrong in the fourth decimal, which the whole network would inherit."""
     theirs = reference(num_layers=0, freq_dim=256)
-    ours = load_transformer(theirs.state_dict(), **TOY | {"num_layers": 0, "freq_dim": 256})
+    ours = FlashPortraitTransformer3DModel.from_official(
+        theirs.state_dict(), **TOY | {"num_layers": 0, "freq_dim": 256}
+    )
     given = inputs() | {"timestep": torch.tensor([1000.0, 999.37])}
     assert relative(ours(**given), theirs(*given.values())) < 1e-6
 
@@ -109,16 +111,16 @@ def test_time_embedding_is_as_exact_as_float64_angles():
 @torch.no_grad()
 def test_padding_is_attended():
     """Text shorter than text_len is padded with zeros that take part: padding by hand changes nothing."""
-    ours = load_transformer(reference().state_dict(), **TOY)
+    ours = FlashPortraitTransformer3DModel.from_official(reference().state_dict(), **TOY)
     given = inputs()
     padded = torch.nn.functional.pad(given["encoder_hidden_states"], (0, 0, 0, TOY["text_len"] - 5))
     assert torch.equal(ours(**given), ours(**given | {"encoder_hidden_states": padded}))
 
 
 def test_round_trip_is_bit_identical():
-    model = load_transformer(reference().state_dict(), **TOY)
-    official = transformer_to_official(model)
-    again = load_transformer(official, **TOY)
+    model = FlashPortraitTransformer3DModel.from_official(reference().state_dict(), **TOY)
+    official = model.to_official()
+    again = FlashPortraitTransformer3DModel.from_official(official, **TOY)
     assert official.keys() == reference().state_dict().keys()
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[key]), key
@@ -152,7 +154,7 @@ def test_wrong_keys_are_named(damage, named: str):
     state = reference().state_dict()
     damage(state)
     with pytest.raises(UserError, match=named):
-        load_transformer(state, **TOY)
+        FlashPortraitTransformer3DModel.from_official(state, **TOY)
 
 
 def test_unknown_configuration_is_refused():
@@ -193,24 +195,24 @@ def test_every_form_of_checkpoint_loads_alike(tmp_path: Path, form: str):
 
 def test_the_model_does_not_share_memory_with_a_state_dict():
     state = reference().state_dict()
-    model = load_transformer(state, **TOY)
+    model = FlashPortraitTransformer3DModel.from_official(state, **TOY)
     model.proj_out.bias.data.zero_()
     assert state["head.head.bias"].abs().sum() > 0
 
 
 @torch.no_grad()
 def test_bfloat16_keeps_the_delicate_parts_in_float32():
-    model = load_transformer(reference().state_dict(), torch_dtype=torch.bfloat16, **TOY)
+    model = FlashPortraitTransformer3DModel.from_official(reference().state_dict(), torch_dtype=torch.bfloat16, **TOY)
     assert model.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
     assert model.blocks[0].scale_shift_table.dtype == torch.float32
     assert model.condition_embedder.time_embedder.linear_1.weight.dtype == torch.float32
-    exact = load_transformer(reference().state_dict(), **TOY)(**inputs())
+    exact = FlashPortraitTransformer3DModel.from_official(reference().state_dict(), **TOY)(**inputs())
     assert relative(model(**inputs(dtype=torch.bfloat16)).float(), exact) < 0.05
 
 
 @torch.no_grad()
 def test_diffusers_folder_gives_the_same_model(tmp_path: Path):
-    model = load_transformer(reference().state_dict(), **TOY)
+    model = FlashPortraitTransformer3DModel.from_official(reference().state_dict(), **TOY)
     model.save_pretrained(tmp_path)
     again = FlashPortraitTransformer3DModel.from_pretrained(tmp_path)
     assert torch.equal(model(**inputs()), again(**inputs()))

@@ -23,7 +23,7 @@ from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.sampling.windows import WindowPlan
 from flashportrait.weights import plan as planning
 from flashportrait.weights.lora import load_lora
-from flashportrait.weights.official import load_image_encoder, load_text_encoder, load_transformer
+from flashportrait.weights.official import load_image_encoder, load_text_encoder
 from flashportrait.weights.plan import (
     ACTIVATION_TENSORS,
     BLOCK_PARAMETERS,
@@ -91,7 +91,7 @@ def test_too_small_a_machine_is_told_what_is_needed():
 def test_one_memory_has_nothing_to_stream_to():
     mac = Machine("test", 96 * GB, 96 * GB, 10e12, unified=True)
     assert make_plan(mac, SD).placement == "resident"
-    with pytest.raises(UserError, match="nothing to stream to"):
+    with pytest.raises(UserError, match="share one memory"):
         make_plan(mac, SD, placement="offload")
 
 
@@ -216,7 +216,7 @@ def test_parameters_are_what_the_plan_says(full_width):
 
 def toy_pipeline() -> SimpleNamespace:
     return SimpleNamespace(
-        transformer=load_transformer(reference().state_dict(), **TOY),
+        transformer=FlashPortraitTransformer3DModel.from_official(reference().state_dict(), **TOY),
         text_encoder=load_text_encoder(text_reference().state_dict(), **TEXT),
         image_encoder=load_image_encoder(open_clip_file(image_reference()), **IMAGE),
         portrait_encoder=torch.nn.Linear(2, 2),

@@ -12,10 +12,10 @@ from PIL import Image
 from test_loading import diffusers_wan
 from test_official_transformer import TOY, reference
 
+from flashportrait.checkpoints import config as released_config
 from flashportrait.face.motion import PDFGC, MotionFeatures
 from flashportrait.loading import load_pipeline
 from flashportrait.models.portrait_encoder import PortraitEncoder
-from flashportrait.weights import official
 from flashportrait.weights.plan import Plan
 
 FITTING = {"image_dim": 32, "text_dim": 32, "expression_dim": 16, "text_len": 6}
@@ -26,7 +26,7 @@ FITTING = {"image_dim": 32, "text_dim": 32, "expression_dim": 16, "text_len": 6}
 def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache, with a small model in the released layout."""
     monkeypatch.setenv("FLASHPORTRAIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(official, "TRANSFORMER_14B", official.TRANSFORMER_14B | TOY | FITTING)
+    monkeypatch.setattr(released_config, "TRANSFORMER_14B", released_config.TRANSFORMER_14B | TOY | FITTING)
     diffusers_wan(tmp_path / "Wan2.1-I2V-14B-720P-Diffusers")
     state = reference(**FITTING).state_dict()
     torch.save({key: tensor.bfloat16() for key, tensor in state.items()}, tmp_path / "transformer.pt")

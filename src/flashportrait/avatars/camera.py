@@ -103,7 +103,8 @@ class Rays:
 
     def at(self, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points [n h w] each, ``depth`` [n h w] behind the picture plane."""
-        return torch.addcmul(self.origin, depth[:, None], self.direction).unbind(1)
+        x, y, z = torch.addcmul(self.origin, depth[:, None], self.direction).unbind(1)
+        return x, y, z
 
     def cut(self, window: Window) -> Rays:
         """The rays of a smaller window of these."""

@@ -1,4 +1,4 @@
-"""What is painted crisply on the face, as signed distances: brows, eyes, nostrils, mouth."""
+"""Features painted on the face with sharp edges, as signed distances: brows, eyes, nostrils, mouth."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ painted in these coordinates, so they stay in register with the surface under an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -88,12 +90,12 @@ def _skull_radius(direction: tuple[Tensor, Tensor, Tensor], identity: Identity, 
     return torch.logsumexp(radii * _SHARPNESS, dim=0) / _SHARPNESS
 
 
-def _ellipsoid_exit(direction: tuple, center: tuple, axes: tuple) -> Tensor:
+def _ellipsoid_exit(direction: Sequence[Tensor], center: Sequence[Tensor], axes: Sequence[Tensor]) -> Tensor:
     """How far from the origin, which lies inside, a ray leaves an ellipsoid."""
     a = sum((d / axis) ** 2 for d, axis in zip(direction, axes, strict=True))
     b = sum(d * c / axis**2 for d, c, axis in zip(direction, center, axes, strict=True))
     c = sum((c / axis) ** 2 for c, axis in zip(center, axes, strict=True)) - 1
-    return (b + torch.sqrt((b * b - a * c).clamp_min(0))) / a
+    return (b + torch.sqrt(torch.clamp_min(torch.as_tensor(b * b - a * c), 0))) / a
 
 
 def _relief(u: Tensor, v: Tensor, identity: Identity, controls: Controls) -> Tensor:
@@ -148,7 +150,7 @@ def _muzzle(u: Tensor, v: Tensor, identity: Identity, controls: Controls) -> Ten
     return relief + 0.05 * per_row(identity.chin_depth) * bump(u, v, chin, (0.15 * per_row(identity.chin_width), 0.09))
 
 
-def _hair_distance(u: Tensor, v: Tensor, direction: tuple, identity: Identity) -> Tensor:
+def _hair_distance(u: Tensor, v: Tensor, direction: Sequence[Tensor], identity: Identity) -> Tensor:
     """Signed distance to the hairline in face coordinates, > 0 in the hair."""
     azimuth = torch.atan2(u, direction[2] * torch.sqrt(u * u + v * v).clamp_min(1e-3) / _sine(direction[2])).abs()
     front = smoothstep(1.25, 0.55, azimuth)
@@ -169,7 +171,7 @@ def _sine(cosine: Tensor) -> Tensor:
     return torch.sqrt(1 - cosine * cosine).clamp_min(1e-3)
 
 
-def _strand_coordinate(u: Tensor, v: Tensor, direction: tuple, identity: Identity) -> Tensor:
+def _strand_coordinate(u: Tensor, v: Tensor, direction: Sequence[Tensor], identity: Identity) -> Tensor:
     """Runs across the strands, which fall from the parting."""
     part = 0.4 * per_row(identity.hair_part)
     fall = torch.atan2(u - part, (v - 0.9).abs() * 0.6 + 0.6) + 0.25 * direction[2]

@@ -1,4 +1,4 @@
-"""Who an avatar is: everything about a drawn portrait that expression and head pose leave alone.
+"""An avatar's identity: everything about a drawn portrait that expression and head pose don't change.
 
 Lengths are in head units (a tenth of a metre for an average adult) or are ratios to the average face; colours are
 display values in [0, 1].

@@ -1,4 +1,4 @@
-"""What an avatar does: motion rows of layout ``BLENDSHAPES`` that move as people move."""
+"""An avatar's performance: motion rows of layout ``BLENDSHAPES`` that move as people move."""
 
 from __future__ import annotations
 

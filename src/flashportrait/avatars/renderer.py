@@ -63,7 +63,7 @@ def render(identity: Identity, motion: Tensor, size: int = 128) -> RenderResult:
 
 
 def _expose(light: Tensor) -> Tensor:
-    """Film's shoulder: dark and middle tones as they are, highlights rolled off below 1."""
+    """Tone curve with a soft shoulder: dark and middle tones unchanged, highlights compressed below 1."""
     squared = light.clamp_min(0).square()
     return (light.clamp_min(0) * 1.06 / (1 + squared * squared).sqrt().sqrt()).clamp_(0, 1)
 

@@ -24,9 +24,10 @@ REQUIRED = (
     "ai-edge-litert",
     "tqdm",
     "huggingface-hub",
+    "accelerate",
 )
-OPTIONAL = {"accelerate": "gpu", "peft": "gpu", "onnxruntime": "pdfgc"}
-"""Distribution -> the extra that brings it."""
+OPTIONAL = {"peft": "gpu", "onnxruntime": "pdfgc"}
+"""Distribution -> the extra that installs it."""
 
 NEEDED_WEIGHTS = ("nano", "face_landmarker")
 """What `animate` needs with its default model."""
@@ -38,15 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Print the findings; 0 if `animate` can work with its default model, else 1."""
+    weights, problems = _weights()
     summary = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {name: _version(name) for name in (*REQUIRED, *OPTIONAL)},
         "devices": _devices(),
-        "weights": _weights(),
+        "weights": weights,
         "ffmpeg": _ffmpeg(),
     }
-    problems = list(_problems(summary))
+    problems = [*_problems(summary), *problems]
     console.result({**summary, "problems": problems, "ready": not problems}, _describe(summary, problems))
     return 1 if problems else 0
 
@@ -82,18 +84,23 @@ def _memory_bytes() -> int | None:
         return None
 
 
-def _weights() -> dict[str, str | None]:
-    """Where the needed weights are; a wrong path in the environment counts as absent, and says why."""
-    from flashportrait.weights.hub import locate_weight
+def _weights() -> tuple[dict[str, str | None], list[str]]:
+    """Where the needed weights are, and what is wrong with those that are absent and that the first run can't fetch."""
+    from flashportrait.weights.hub import WEIGHTS, locate_weight
 
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = dict.fromkeys(NEEDED_WEIGHTS)
+    problems = []
     for name in NEEDED_WEIGHTS:
         try:
             path = locate_weight(name)
-        except UserError:
-            path = None
-        found[name] = None if path is None else str(path)
-    return found
+        except UserError as error:  # the environment names a path that isn't there
+            problems.append(str(error))
+            continue
+        if path is not None:
+            found[name] = str(path)
+        elif not WEIGHTS[name].is_fetched:
+            problems.append(f"the weight {name} is absent: see `flashportrait models`")
+    return found, problems
 
 
 def _ffmpeg() -> dict[str, Any]:
@@ -111,9 +118,6 @@ def _problems(summary: dict[str, Any]) -> list[str]:
     problems = [f"{name} is not installed: pip install {name}" for name in REQUIRED if not summary["versions"][name]]
     if summary["ffmpeg"] and not summary["ffmpeg"]["encoders"]["libx264"]:
         problems.append("this build of PyAV has no H.264 encoder: install the wheel from the package index")
-    for name, path in summary["weights"].items():
-        if path is None:
-            problems.append(f"the weight {name} is absent: see `flashportrait models`")
     return problems
 
 
@@ -132,6 +136,9 @@ def _describe(summary: dict[str, Any], problems: list[str]) -> str:
         *[(name, path or "absent") for name, path in summary["weights"].items()],
     ]
     verdict = "\n".join(f"problem: {problem}" for problem in problems) or "ready: `flashportrait animate` can work"
+    absent = [name for name, path in summary["weights"].items() if path is None]
+    if absent and not problems:
+        verdict += f"\nthe first run fetches {absent[0]}; to do so now: flashportrait download {absent[0]}"
     return f"{table(rows, ('what', 'found'))}\n\n{verdict}"
 
 

@@ -25,7 +25,7 @@ def add_settings(
     positional: Sequence[str] = (),
     short: Mapping[str, str] | None = None,
 ) -> None:
-    """Add a job's settings, in their groups. Their text is read later, by :func:`given_settings`.
+    """Add a job's settings, in their groups. Their text is read later, by ``given_settings``.
 
     Args:
         parser: of the command.

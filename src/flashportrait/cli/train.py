@@ -47,17 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="a folder of aligned portraits with landmarks.npz to animate and learn from; may be given again",
+        help="a folder of aligned portraits with landmarks.npz to make training clips from; repeatable",
     )
     parser.add_argument(
         "--start-from",
         metavar="MODEL",
-        help="nano or a model's folder: keep its latents and go on from its weights",
+        help="nano or a model's folder: keep its autoencoder and start from its weights",
     )
-    parser.add_argument("--scenes", type=int, metavar="N", help="scenes to draw in all")
-    parser.add_argument("--minutes", type=float, metavar="M", help="bound on each training stage of this run")
-    parser.add_argument("--latent-frames", type=int, metavar="F", help="train the transformer on F at a time")
-    parser.add_argument("--batch", type=int, metavar="N", help="scenes a step of the transformer")
+    parser.add_argument("--scenes", type=int, metavar="N", help="number of training scenes")
+    parser.add_argument("--minutes", type=float, metavar="M", help="time limit of each training stage")
+    parser.add_argument("--latent-frames", type=int, metavar="F", help="latent frames of a training window")
+    parser.add_argument("--batch", type=int, metavar="N", help="batch size of the transformer, in scenes")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda; default: cpu")
 
 
@@ -138,7 +138,7 @@ def export(folder: Path, start: Path | None = None) -> Path:
             raise UserError(f"{path} is missing; train the {name} before exporting")
     parts = {name: cls.from_pretrained(path).to(torch.float16) for name, (cls, path) in sources.items()}
     for part in parts.values():
-        part.register_to_config(_name_or_path="")  # where it was read from concerns nobody
+        part.register_to_config(_name_or_path="")  # a path of the training machine
     scheduler = FlowMatchEulerDiscreteScheduler(shift=FlowConfig().shift)
     pipeline = FlashPortraitPipeline(
         scheduler=scheduler,

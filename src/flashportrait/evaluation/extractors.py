@@ -87,7 +87,7 @@ class IdentityEmbedder:
 def align_face(frame: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The face of a uint8 RGB frame ``[h w 3]`` as SFace expects it, ``[112 112 3]``; edge pixels repeat outside.
 
-    The similarity that takes the points ``[5 2]`` nearest to :data:`SFACE_POINTS` by least squares, in complex numbers:
+    The similarity that takes the points ``[5 2]`` nearest to ``SFACE_POINTS`` by least squares, in complex numbers:
     target = a source + b.
     """
     source, target = points @ np.array([1, 1j]), SFACE_POINTS @ np.array([1, 1j])

@@ -1,6 +1,6 @@
 """How far a result is from a reference: pictures, colours, expression, head pose, gaze, identity, seams.
 
-All are pure functions of arrays; :mod:`flashportrait.evaluation.extractors` reads faces and identities from frames.
+All are pure functions of arrays; ``flashportrait.evaluation.extractors`` reads faces and identities from frames.
 Frames are uint8 RGB ``[t h w 3]``. Rows of blendshapes, angles and embeddings are one a frame. Figures of expression,
 pose and gaze depend on the extractor: they compare runs measured alike, and never with numbers published elsewhere.
 """
@@ -78,7 +78,7 @@ def average_pose_distance(angles: np.ndarray, reference: np.ndarray) -> float:
 def gaze_error(blendshapes: np.ndarray, reference: np.ndarray, names: Sequence[str]) -> float:
     """Gaze MAE: mean angle between the two gaze directions of each eye, relative to the head; in degrees.
 
-    Directions come from the eyeLook coefficients, linear up to :data:`GAZE_RANGE_DEGREES` at 1.
+    Directions come from the eyeLook coefficients, linear up to ``GAZE_RANGE_DEGREES`` at 1.
 
     Args:
         blendshapes: coefficients ``[t 52]``.
@@ -126,7 +126,7 @@ def color_drift(frames: np.ndarray) -> float:
 def seam_score(frames: np.ndarray, seams: Sequence[int]) -> float:
     """How much more the picture changes at seams than around them; about 1 where no seam shows, 0 for a still clip.
 
-    The mean of :func:`seam_ratios` over seams.
+    The mean of ``seam_ratios`` over seams.
 
     Args:
         frames: the clip.
@@ -143,10 +143,10 @@ def seam_score(frames: np.ndarray, seams: Sequence[int]) -> float:
 def seam_ratios(changes: Sequence[float], seams: Sequence[int], least: float = 1e-6) -> np.ndarray:
     """For each seam, the change from frame ``seam - 1`` to ``seam`` over the median change of frames around it.  [n]
 
-    Around are up to :data:`SEAM_NEIGHBOURHOOD` frames on either side; with none, the ratio is 1.
+    Around are up to ``SEAM_NEIGHBOURHOOD`` frames on either side; with none, the ratio is 1.
 
     Args:
-        changes: ``changes[i]`` is :func:`frame_change`, or another measure of change, from frame i to i + 1.
+        changes: ``changes[i]`` is ``frame_change``, or another measure of change, from frame i to i + 1.
         seams: frames, from 1.
         least: a median below this counts as this.
     """
@@ -163,10 +163,10 @@ def seam_ratios(changes: Sequence[float], seams: Sequence[int], least: float = 1
 def unexplained_seam_ratios(
     changes: Sequence[float], seams: Sequence[int], followed: Sequence[np.ndarray] = ()
 ) -> np.ndarray:
-    """:func:`seam_ratios` of the picture, over those of what it follows where that speeds up at the seam.  [n]
+    """``seam_ratios`` of the picture, over those of what it follows where that speeds up at the seam.  [n]
 
     Args:
-        changes: of the picture, :func:`frame_change` from frame i to i + 1.
+        changes: of the picture, ``frame_change`` from frame i to i + 1.
         seams: frames, from 1.
         followed: motion rows, or some columns of them, one each frame  [t d]; the one that speeds up most counts.
     """

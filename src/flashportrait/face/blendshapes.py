@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +15,7 @@ from flashportrait.errors import UserError
 from flashportrait.face.detector import Detection, FaceDetector
 from flashportrait.face.motion import BLENDSHAPE_NAMES
 from flashportrait.face.pose import CanonicalFace
+from flashportrait.face.tflite import TfliteModel
 
 MEDIAPIPE_NAMES = ("_neutral", *sorted(BLENDSHAPE_NAMES))
 """The 52 coefficients in the order of the network's output, which is alphabetical."""
@@ -44,10 +43,6 @@ BLENDSHAPE_LANDMARKS = np.array([
 ])
 # fmt: on
 """The 146 landmarks that the blendshape network takes."""
-
-
-STDERR = 2
-"""File descriptor of the standard error."""
 
 Search = Literal["until_found", "all", "whole"]
 
@@ -109,42 +104,6 @@ class FaceObservation:
         x, y = (self.center[0] - center[0]) / size, (self.center[1] - center[1]) / size
         head_pose = [self.yaw, self.pitch, self.roll, x, y, np.log(self.size / size)]
         return np.concatenate([np.array(head_pose, dtype=np.float32), self.expression])
-
-
-class TfliteModel:
-    """A LiteRT network as a function from arrays to arrays."""
-
-    def __init__(self, content: bytes, threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        with _native_stderr_silenced():
-            self._interpreter = Interpreter(model_content=content, num_threads=threads)
-            self._interpreter.allocate_tensors()
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
-
-    def __call__(self, array: np.ndarray) -> list[np.ndarray]:
-        """Outputs, copied, for one float32 input."""
-        self._interpreter.set_tensor(self._input, array)
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._outputs]
-
-
-@contextmanager
-def _native_stderr_silenced() -> Iterator[None]:
-    """Drop what native code prints: LiteRT announces its delegate and has no switch for it. Its errors are raised."""
-    try:
-        saved = os.dup(STDERR)
-    except OSError:  # closed, as under pythonw
-        yield
-        return
-    with open(os.devnull, "w") as sink:
-        os.dup2(sink.fileno(), STDERR)
-    try:
-        yield
-    finally:
-        os.dup2(saved, STDERR)
-        os.close(saved)
 
 
 class FaceLandmarker:
@@ -249,10 +208,10 @@ def _detection_roi(detection: Detection) -> Roi:
     return Roi((x0 + x1) / 2, (y0 + y1) / 2, ROI_SCALE * max(x1 - x0, y1 - y0), angle)
 
 
-def _overlaid(box: Sequence[float], other: Sequence[float]) -> bool:
+def _overlaid(box: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> bool:
     """Whether the centre of either box lies in the other: parts of a face are taken for smaller faces, at times."""
 
-    def holds(outer: Sequence[float], inner: Sequence[float]) -> bool:
+    def holds(outer: Sequence[float] | np.ndarray, inner: Sequence[float] | np.ndarray) -> bool:
         x, y = (inner[0] + inner[2]) / 2, (inner[1] + inner[3]) / 2
         return bool(outer[0] <= x <= outer[2] and outer[1] <= y <= outer[3])
 

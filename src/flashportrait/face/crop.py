@@ -69,7 +69,8 @@ def align_portrait(
     pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     height, width = pixels.shape[:2]
     if face_box is not None:
-        x0, y0, x1, y1 = face_box = check_face_box(face_box)
+        face_box = check_face_box(face_box)
+        x0, y0, x1, y1 = face_box
         if min(x1, width) <= max(x0, 0) or min(y1, height) <= max(y0, 0):
             raise UserError(f"the face box {face_box} lies outside the picture of {width}x{height}; give one inside it")
     search = "until_found" if face is None and face_box is None else "all"
@@ -79,6 +80,7 @@ def align_portrait(
         face_center, face_size, warning = chosen.center, chosen.size, None
         row = chosen.motion_row(face_center, face_size)
     elif face_box is not None:
+        x0, y0, x1, y1 = face_box
         face_center, face_size = ((x0 + x1) / 2, (y0 + y1) / 2), y1 - y0
         row = np.zeros(BLENDSHAPES.width, dtype=np.float32)
         warning = "no landmarks found inside the face box; the portrait is taken as neutral and facing the camera"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING:
-    from flashportrait.face.blendshapes import TfliteModel
+from flashportrait.face.tflite import TfliteModel
 
 INPUT_SIDE = 128
 """Side of the detector's input in pixels."""

@@ -175,6 +175,7 @@ class FaceLandmarker222:
             matrix = _crop_matrix(near.reshape(2, 2), angle=0.0)
         else:
             matrix = _crop_matrix(near, eye_angle(near))
+        points = turn = score = landmarks = np.empty(0)
         for _ in range(ITERATIONS):
             crop = warp_affine(image, matrix, CROP_SIDE, CROP_SIDE, "bilinear")[..., ::-1].transpose(2, 0, 1)[None]
             points, turn, score = self._model(np.ascontiguousarray(crop, dtype=np.float32) / 255)

@@ -398,7 +398,7 @@ def fill_gaps(rows: Sequence[np.ndarray | None]) -> tuple[np.ndarray, tuple[int,
     """
     seen = [frame for frame, row in enumerate(rows) if row is not None]
     assert seen, "no row to fill the gaps from"
-    known = np.stack([rows[frame] for frame in seen])
+    known = np.stack([row for row in rows if row is not None])
     frames = np.arange(len(rows))
     filled = np.stack([np.interp(frames, seen, column) for column in known.T], axis=1).astype(np.float32)
     return filled, tuple(sorted(set(range(len(rows))) - set(seen)))

@@ -157,7 +157,7 @@ class LandmarkTracker:
         for frame in frames:
             if track is None:
                 track = self._start(frame)
-                yield frame, track and track.landmarks
+                yield frame, None if track is None else track.landmarks
             else:
                 seen = self._follow(frame, track) or self._recover(frame, track)
                 yield frame, track.landmarks if seen else None
@@ -232,7 +232,8 @@ def _smoothing_size(face: Face222) -> float:
 
 def _thumbnail(frame: np.ndarray, face: Face222) -> np.ndarray:
     """The upright face and its surroundings, coarsely, in [0, 1].  [8 8 3]"""
-    roi = Roi(*face.center.tolist(), ROI_SCALE * face.size, eye_angle(face.landmarks))
+    x, y = face.center.tolist()
+    roi = Roi(x, y, ROI_SCALE * face.size, eye_angle(face.landmarks))
     return crop_roi(frame, roi, THUMBNAIL_SIDE).astype(np.float32) / 255
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ class CanonicalFace:
         return HeadPose(*rotation_angles(rotation), center=center, size=scale * self._height)
 
 
-def _protobuf_fields(message: bytes) -> list[tuple[int, int | bytes]]:
+def _protobuf_fields(message: bytes) -> list[tuple[int, Any]]:
     """Field number and raw value of each field: an int for varints, bytes for the rest."""
     fields, position = [], 0
     while position < len(message):

@@ -11,6 +11,7 @@ from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
 from av.packet import Packet
 
+from flashportrait.media.container import open_input
 from flashportrait.media.reader import AudioSpan
 
 SEEK_MARGIN_SECONDS = 1
@@ -45,7 +46,7 @@ class AudioTrack:
         self._span = span
         self._preroll = preroll
         self._output = output
-        self._input = av.open(str(span.path.absolute()), metadata_errors="ignore")
+        self._input = open_input(span.path)
         self._source = next(s for s in self._input.streams.audio if s.codec_context is not None)
         self.copies = self._source.codec_context.codec.canonical_name in copied
         if self.copies:

@@ -18,6 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from flashportrait.errors import UserError
+from flashportrait.media.container import open_input
 from flashportrait.media.timing import constant_rate
 
 FALLBACK_RATE = Fraction(25)
@@ -70,8 +71,7 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if path.is_dir():
         raise UserError(f"'{path}' is a folder: give a video file")
     try:
-        # Absolute, lest a colon in the name is taken for the end of a protocol's.
-        container = av.open(str(path.absolute()), metadata_errors="ignore")
+        container = open_input(path)
     except (av.FFmpegError, OSError) as error:
         raise UserError(f"'{path}' can't be read as a video ({_reason(error)}): give a complete one") from error
     with container:

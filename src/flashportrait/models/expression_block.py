@@ -11,6 +11,8 @@ take text + image as the branch to match)::
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttention
@@ -44,8 +46,8 @@ def _std_mean(tokens: Tensor) -> tuple[Tensor, Tensor]:
 class ExpressionAttnProcessor:
     """Attention processor of ``ExpressionAttention``; diffusers' attention backends apply to all three attentions."""
 
-    _attention_backend = None
-    _parallel_config = None
+    _attention_backend: Any = None
+    _parallel_config: Any = None
 
     def __call__(
         self,

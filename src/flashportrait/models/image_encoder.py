@@ -15,7 +15,7 @@ class PortraitImageEncoder(ModelMixin, ConfigMixin):
     Args:
         width: width of the tokens, the transformer's ``image_dim``.
         channels: widths of the three steps before the last, at strides 2, 4 and 8.
-        pool: the portrait is looked at this many times smaller.
+        pool: the portrait is reduced by this factor first.
     """
 
     @register_to_config

@@ -7,18 +7,15 @@ names are those of the released ``pd_fpg.pth``: ``state_dict()`` is in the relea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from flashportrait.checkpoints.files import Source, load_strictly
+from flashportrait.checkpoints.tables import KeyTable
 from flashportrait.errors import UserError
-
-if TYPE_CHECKING:
-    from flashportrait.weights.checkpoint import Source
 
 CROP_SIDE = 224
 """Height and width of the face crops in pixels; the network has no other size."""
@@ -49,7 +46,7 @@ class MultiScaleBlock(nn.Module):
         self.conv2 = _conv3x3(half, quarter)
         self.bn3 = nn.BatchNorm2d(quarter)
         self.conv3 = _conv3x3(quarter, quarter)
-        self.downsample = None
+        self.downsample: nn.Sequential | None = None
         if in_channels != out_channels:
             self.downsample = nn.Sequential(
                 nn.BatchNorm2d(in_channels), nn.ReLU(), nn.Conv2d(in_channels, out_channels, 1, bias=False)
@@ -64,7 +61,7 @@ class MultiScaleBlock(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """``depth`` halvings and as many doublings, with a shortcut at every size."""
+    """``depth`` poolings and as many upsamplings, with a skip connection at every size."""
 
     def __init__(self, depth: int, channels: int):
         super().__init__()
@@ -154,9 +151,6 @@ class MotionEncoder(ModelMixin, ConfigMixin):
         Raises:
             UserError: a key is missing, extra or of the wrong shape; the error names it.
         """
-        from flashportrait.weights.checkpoint import load_strictly
-        from flashportrait.weights.convert import KeyTable
-
         with torch.device("meta"):
             model = cls().eval()
         table = KeyTable.same_names("PD-FGC motion encoder", model.state_dict(), ignored=TRAINING_ONLY_PREFIXES)

@@ -5,8 +5,6 @@ Module names are those of the released ``portrait_encoder.pt``: ``state_dict()``
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -14,10 +12,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from flashportrait.checkpoints.files import Source, load_strictly, read_checkpoint
+from flashportrait.checkpoints.tables import KeyTable
 from flashportrait.errors import UserError
-
-if TYPE_CHECKING:
-    from flashportrait.weights.checkpoint import Source
 
 GROUP_TOKENS = 4
 """Tokens that are one linear projection each: head pose, eyes, emotion, mouth."""
@@ -167,9 +164,6 @@ class PortraitEncoder(ModelMixin, ConfigMixin):
         Raises:
             UserError: a key is missing, extra or of the wrong shape; the error names it.
         """
-        from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
-        from flashportrait.weights.convert import KeyTable
-
         config = _infer_config(read_checkpoint(source), resampler_heads, resampler_head_dim)
         with torch.device("meta"):
             model = cls(**config).eval()

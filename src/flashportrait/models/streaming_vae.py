@@ -1,4 +1,4 @@
-"""Video autoencoders as streams: latents in as they are ready, frames out at once, bit-equal to decoding whole.
+"""Video autoencoders as streams: latents in as they are ready, frames out at once, bit-identical to whole clips.
 
 Latents here are the network's, normalised per channel, [b c f h w] float32; frames are [b t 3 h w] in [0, 1].
 """

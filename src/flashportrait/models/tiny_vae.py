@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from flashportrait.checkpoints.files import Source, load_strictly, read_checkpoint
+from flashportrait.checkpoints.tables import KeyTable
 from flashportrait.errors import UserError
-
-if TYPE_CHECKING:
-    from flashportrait.weights.checkpoint import Source
 
 TEMPORAL_RATIO = 4
 SPATIAL_RATIO = 8
@@ -226,7 +225,7 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
             ``4i - 3 .. 4i``, which is also what the decoder gives back; frames must then number ``4k + 1``.
         latents_mean, latents_std: per channel; latents are returned as ``(z - mean) / std``. None: as they are.
         reference_channels: width of a block that builds frames from reference frames, pictures that resemble those to
-            be decoded, too (:class:`ReferenceBlend`); 0 for none, as published. With it, every decoding needs the
+            be decoded, too (``ReferenceBlend``); 0 for none, as published. With it, every decoding needs the
             references.
         upscale: pictures have this many rows and columns for each that is encoded and decoded; what is finer comes
             from the references. Latents then have ``8 upscale`` times fewer rows and columns than pictures; the
@@ -282,9 +281,6 @@ class TinyVideoAutoencoder(ModelMixin, ConfigMixin):
         Raises:
             UserError: a key is missing, extra or of the wrong shape; the error names it.
         """
-        from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
-        from flashportrait.weights.convert import KeyTable
-
         state_dict = read_checkpoint(source)
         with torch.device("meta"):
             model = cls(**_infer_config(state_dict)).eval()

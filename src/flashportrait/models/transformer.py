@@ -7,21 +7,25 @@ weights and the embedded model; they differ in configuration alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.hooks import HookRegistry
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 (from_pretrained of pipelines looks for it here)
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel, WanTransformerBlock
+from diffusers.models.transformers.transformer_wan import (
+    WanRotaryPosEmbed,
+    WanTransformer3DModel,
+    WanTransformerBlock,
+)
 from einops import rearrange
 from torch import Tensor, nn
 
+from flashportrait.checkpoints.config import transformer_config
+from flashportrait.checkpoints.files import Source, load_strictly
+from flashportrait.checkpoints.tables import TRANSFORMER
 from flashportrait.models.expression_block import ExpressionAttention
-
-if TYPE_CHECKING:
-    from flashportrait.weights.checkpoint import Source
 
 
 class TimestepAngles(nn.Module):
@@ -51,7 +55,7 @@ class FlashPortraitBlock(WanTransformerBlock):
         dim: int,
         ffn_dim: int,
         num_heads: int,
-        qk_norm: str = "rms_norm_across_heads",
+        qk_norm: str | None = "rms_norm_across_heads",
         cross_attn_norm: bool = False,
         eps: float = 1e-6,
         added_kv_proj_dim: int | None = None,
@@ -177,27 +181,40 @@ class FlashPortraitTransformer3DModel(WanTransformer3DModel):
         )
 
     @classmethod
-    def from_official(cls, source: Source, **config: Any) -> FlashPortraitTransformer3DModel:
+    def from_official(
+        cls,
+        source: Source,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        **config: Any,
+    ) -> FlashPortraitTransformer3DModel:
         """The released transformer, or a smaller one stored in its layout.
 
         Args:
             source: a path (.pt, .pth, .safetensors, a folder of shards) or a state dict, in the released naming.
+            torch_dtype: of the weights; norms, modulation and time embedding stay float32 where one is given, as in
+                diffusers. None keeps the file's.
+            device: where the weights go, tensor by tensor; None leaves them in the mapped file.
             config: the released configuration's words (dim, ffn_dim, num_heads, num_layers, in_dim, out_dim, text_dim,
-                freq_dim, text_len, eps, cross_attn_norm, qk_norm) where it isn't the 14B; also ``torch_dtype`` and
-                ``device``, as in ``weights.official.load_transformer``.
+                freq_dim, text_len, eps, cross_attn_norm, qk_norm) where it isn't the 14B.
 
         Raises:
             UserError: naming a wrong, missing or extra key, a wrong shape or an unknown word.
         """
-        from flashportrait.weights.official import load_transformer
-
-        return load_transformer(source, **config)
+        with torch.device("meta"):
+            model = cls(**transformer_config(**config)).eval()
+        ours = model.config
+        # The rotary tables are computed, not stored, so the meta device would lose them.
+        model.rope = WanRotaryPosEmbed(ours.attention_head_dim, ours.patch_size, ours.rope_max_seq_len).to(device)
+        load_strictly(
+            model, source, TRANSFORMER, dtype=torch_dtype, device=device, keep_in_float32=cls._keep_in_fp32_modules
+        )
+        return model
 
     def to_official(self) -> dict[str, Tensor]:
         """The state dict in the released naming; the tensors are the model's own."""
-        from flashportrait.weights.official import transformer_to_official
-
-        return transformer_to_official(self)
+        return TRANSFORMER.to_official(self.state_dict())
 
     def forward(
         self,
@@ -279,13 +296,13 @@ class FlashPortraitTransformer3DModel(WanTransformer3DModel):
         self._cache_config = config
 
     def disable_cache(self) -> None:
-        """Take out what :meth:`enable_cache` put in."""
+        """Take out what ``enable_cache`` put in."""
         if not hasattr(self._cache_config, "remove"):
             super().disable_cache()
             return
         self._cache_config.remove(self)
         HookRegistry.check_if_exists_or_initialize(self).invalidate_child_registries_cache()
-        self._cache_config = None
+        self._cache_config: Any = None
 
     def _project(self, tokens: Tensor, temb: Tensor) -> Tensor:
         shift, scale = (self.scale_shift_table + temb.unsqueeze(1)).to(tokens.device).chunk(2, dim=1)

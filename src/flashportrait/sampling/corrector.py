@@ -63,5 +63,5 @@ class Corrector:
         return {} if self._moved is None else {"moved": self._moved}, {"skipped": self._skipped}
 
     def load(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Takes over what :meth:`state` returned."""
+        """Takes over what ``state`` returned."""
         self._moved, self._skipped = tensors.get("moved"), list(plain["skipped"])

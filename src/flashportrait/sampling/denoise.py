@@ -27,7 +27,7 @@ from flashportrait.sampling.windows import Window, WindowPlan
 Order = Literal["synchronous", "diagonal", "causal"]
 ORDERS: tuple[Order, ...] = ("synchronous", "diagonal", "causal")
 SYNCHRONOUS_LIMIT_BYTES = 4 * 2**30
-"""Most that the synchronous order may hold: it has every window at hand until the last step."""
+"""Most that the synchronous order may hold: it keeps every window until the last step."""
 
 Velocity = Callable[[Tensor, Step, Window], Tensor]
 """``velocity(latents [b c f h w], step, window) -> [b c f h w]``, called once for each window and step."""
@@ -50,11 +50,11 @@ class Denoiser(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that is needed to continue after the last round that :meth:`run` yielded, as named tensors."""
+        """All that is needed to continue after the last round that ``run`` yielded, as named tensors."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from ``state``: :meth:`run` then yields what had not been yielded when it was taken."""
+        """Continue from ``state``: ``run`` then yields what had not been yielded when it was taken."""
         ...
 
 
@@ -180,7 +180,7 @@ class JointDenoiser:
             stretch.latents = self._on_step(window, step, stretch.latents)
 
     def _read(self, window: Window, step: Step) -> Tensor:
-        """The window's latents before ``step``; stretches not yet begun start from noise."""
+        """The window's latents before ``step``; stretches not yet started are noise."""
         parts = []
         for index in range(window.index, self._plan.last_reader(window.index) + 1):
             if index not in self._stretches:
@@ -191,7 +191,7 @@ class JointDenoiser:
         return torch.cat(parts, dim=2)[:, :, : len(window)]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that is needed to continue after the last round that :meth:`run` yielded, as named tensors."""
+        """All that is needed to continue after the last round that ``run`` yielded, as named tensors."""
         state = {"rounds_done": torch.tensor(self._rounds_done)}
         state.update({f"carried.{step}": velocity for step, velocity in self._carried.items()})
         for index, stretch in self._stretches.items():
@@ -199,7 +199,7 @@ class JointDenoiser:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from ``state``: :meth:`run` then yields what had not been yielded when it was taken."""
+        """Continue from ``state``: ``run`` then yields what had not been yielded when it was taken."""
         device = self._noise(0, 1).device
         self._rounds_done = int(state["rounds_done"])
         self._carried = {
@@ -260,11 +260,11 @@ class CausalDenoiser:
         return solver.latents
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that is needed to continue after the last round that :meth:`run` yielded, as named tensors."""
+        """All that is needed to continue after the last round that ``run`` yielded, as named tensors."""
         return {"windows_done": torch.tensor(self._windows_done), "band": torch.stack(self._band)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from ``state``: :meth:`run` then yields what had not been yielded when it was taken."""
+        """Continue from ``state``: ``run`` then yields what had not been yielded when it was taken."""
         self._windows_done = int(state["windows_done"])
         self._band = list(state["band"].to(self._noise(0, 1).device).unbind())
 

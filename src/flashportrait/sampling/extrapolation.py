@@ -22,7 +22,7 @@ Terms = list[list[float]]
 
 
 def taylor_terms(nodes: Sequence[float], x: float) -> Terms:
-    """TaylorSeer's expansion (arXiv 2503.06923): repeated difference quotients in the place of derivatives.
+    """TaylorSeer's expansion (arXiv 2503.06923): repeated difference quotients for derivatives.
 
     ``D^0 f_j = f_j``, ``D^i f_j = (D^(i-1) f_j - D^(i-1) f_(j+1)) / (x_j - x_(j+1))``, and
     ``f(x) ~ sum_i D^i f_0 (x - x_0)^i / i!``. On points K apart these are the finite differences over ``K^i``.
@@ -51,7 +51,7 @@ def newton_terms(nodes: Sequence[float], x: float) -> Terms:
 
 
 def hermite_terms(nodes: Sequence[float], x: float, contraction: float = 0.5) -> Terms:
-    """Scaled Hermite polynomials in the place of Taylor's powers (HiCache, arXiv 2508.16984).
+    """Scaled Hermite polynomials instead of powers (HiCache, arXiv 2508.16984).
 
     ``f(x) ~ f_0 + sum_i D^i f_0 / i! c^i H_i(c (x - x_0))`` with TaylorSeer's D^i, the physicists' H_i and a
     contraction c in (0, 1], which tames the high orders by about ``c^(2i)``. The polynomials have terms of several
@@ -71,7 +71,7 @@ EXTRAPOLATORS: dict[str, Callable[[Sequence[float], float], Terms]] = {
     "hermite": hermite_terms,
     "alp": taylor_terms,
 }
-"""The rules by name. Adaptive Latent Prediction is Taylor's with :func:`adaptive_gains`."""
+"""The rules by name. Adaptive Latent Prediction is Taylor's with ``adaptive_gains``."""
 
 
 def adaptive_gains(latent_rates: Sequence[float], layer_ratios: Sequence[float], alpha: float) -> list[float]:
@@ -95,7 +95,7 @@ class History:
     """The newest values of one quantity, what they were functions of, and what follows from them elsewhere.
 
     Args:
-        rule: a name in :data:`EXTRAPOLATORS`.
+        rule: a name in ``EXTRAPOLATORS``.
         length: values kept; the highest order of extrapolation is one less.
     """
 

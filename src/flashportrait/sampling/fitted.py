@@ -1,4 +1,4 @@
-"""Prediction fitted to a model: which steps to compute, and how to combine what was computed, learnt from its own runs.
+"""Prediction fitted to a model: which steps to compute, and how to combine what was computed, fitted on its own runs.
 
 Extrapolation knows nothing of the model. But over many clips the velocities of one model on one schedule behave alike,
 so the best combination can be measured instead of derived: run a few clips exactly, then choose, for each gap between
@@ -136,8 +136,8 @@ def run_exactly(velocity: Velocity, noise: Tensor, sigmas: Sequence[float]) -> E
 def fit(runs: Sequence[ExactRun], sigmas: Sequence[float], full_steps: Sequence[int]) -> FittedPrediction:
     """The weights for given computed steps.
 
-    The clips are run as the prediction will run them, gap by gap, so that each gap's weights also make up for what the
-    gaps before it left wrong.
+    The clips are run as the prediction will run them, gap by gap, so that each gap's weights also correct the errors of
+    the gaps before it.
 
     Args:
         runs: exact runs of a few clips.

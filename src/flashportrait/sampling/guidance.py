@@ -42,7 +42,7 @@ class Guidance:
         return {branch: weight for branch, weight in weights.items() if weight != 0.0}
 
     def combine(self, velocities: Mapping[Branch, Tensor]) -> Tensor:
-        """The guided velocity from the velocities of exactly the branches in :meth:`weights`, all of one shape.
+        """The guided velocity from the velocities of exactly the branches in ``weights``, all of one shape.
 
         Combined in float32: the weights cancel (4 - 3, say), which amplifies the rounding of 16-bit outputs.
         """
@@ -50,7 +50,8 @@ class Guidance:
         assert velocities.keys() == weights.keys(), f"branches {set(velocities)} given, {set(weights)} needed"
         if weights == {"full": 1.0}:
             return velocities["full"].float()
-        return sum(weight * velocities[branch].float() for branch, weight in weights.items())
+        first, *others = (weight * velocities[branch].float() for branch, weight in weights.items())
+        return sum(others, start=first)
 
 
 def guided(

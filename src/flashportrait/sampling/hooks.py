@@ -1,7 +1,7 @@
-"""Prediction inside the network, through diffusers' own door: ``transformer.enable_cache(config)``.
+"""Prediction inside the network, through diffusers' cache interface: ``transformer.enable_cache(config)``.
 
 Each call of the transformer must be wrapped in ``transformer.cache_context(name, step_index=, num_inference_steps=,
-sigma=)``, with a name for each window and branch ("w3/text"): histories are kept by name, begun afresh at step 0 and
+sigma=)``, with a name for each window and branch ("w3/text"): histories are kept by name, reset at step 0 and
 freed after the last step.
 
 For ``last_block`` and ``blocks`` the only hook is around the transformer's ``run_blocks``, outside the blocks, so
@@ -40,7 +40,7 @@ class AdaptiveLatentPredictionConfig(AdaptiveLatentPrediction):
     target: str = "last_block"
     """``last_block``, ``blocks`` or ``modules``."""
 
-    def apply(self, transformer: nn.Module) -> None:
+    def apply(self, transformer: Any) -> None:
         """Registers the hooks; ``enable_cache`` calls it.
 
         Raises:
@@ -57,13 +57,13 @@ class AdaptiveLatentPredictionConfig(AdaptiveLatentPrediction):
                 registry = HookRegistry.check_if_exists_or_initialize(getattr(block, name))
                 registry.register_hook(_ModuleHook(hook, (name, layer)), _HOOK)
 
-    def remove(self, transformer: nn.Module) -> None:
+    def remove(self, transformer: Any) -> None:
         """Takes the hooks out again; ``disable_cache`` calls it."""
         HookRegistry.check_if_exists_or_initialize(transformer).remove_hook(_HOOK, recurse=True)
 
 
 @contextmanager
-def network_prediction(transformer: nn.Module, predictor: AdaptiveLatentPrediction | None) -> Iterator[None]:
+def network_prediction(transformer: Any, predictor: AdaptiveLatentPrediction | None) -> Iterator[None]:
     """Enables a predictor whose target is inside the network, for the duration; does nothing for others."""
     if predictor is None or predictor.target == "guided":
         yield
@@ -78,7 +78,7 @@ def network_prediction(transformer: nn.Module, predictor: AdaptiveLatentPredicti
         transformer.disable_cache()
 
 
-def prediction_stats(transformer: nn.Module) -> PredictionStats:
+def prediction_stats(transformer: Any) -> PredictionStats:
     """What was computed and predicted, by context, since the hooks were registered or reset."""
     hook = HookRegistry.check_if_exists_or_initialize(transformer).get_hook(_HOOK)
     if hook is None:
@@ -118,9 +118,13 @@ class _StackHook(ModelHook):
         self.stats = PredictionStats()
         self._contexts = StateManager(_Context)  # diffusers sets the context of every StateManager it finds on a hook
 
-    def initialize_hook(self, module: nn.Module) -> nn.Module:
+    def initialize_hook(self, module: Any) -> Any:
         run_blocks = module.run_blocks
-        module.run_blocks = lambda tokens, *conditions: self._run(module, run_blocks, tokens, conditions)
+
+        def run(tokens: Tensor, *conditions: Any) -> Tensor:
+            return self._run(module, run_blocks, tokens, conditions)
+
+        module.run_blocks = run
         return module
 
     def deinitalize_hook(self, module: nn.Module) -> nn.Module:  # diffusers' spelling
@@ -153,16 +157,16 @@ class _StackHook(ModelHook):
         return self.config.next_full_step(self.step, self._contexts.context.num_inference_steps)
 
     def stream(self, key: tuple[str, int]) -> Stream:
-        """The stream of a quantity, begun if new."""
+        """The stream of a quantity, made if new."""
         context = self.context
         if key not in context.streams:
-            context.streams[key] = Stream(self.config)
+            context.streams[key] = Stream(self.config.method, self.config.order, self.config.alpha)
             context.streams[key].latent_rates = context.latent_rates
         return context.streams[key]
 
     @torch.compiler.disable
     def _run(
-        self, transformer: nn.Module, run_blocks: Callable[..., Tensor], tokens: Tensor, conditions: tuple[Any, ...]
+        self, transformer: Any, run_blocks: Callable[..., Tensor], tokens: Tensor, conditions: tuple[Any, ...]
     ) -> Tensor:
         self._check_context()
         name, context = self._contexts.context.name, self.context
@@ -185,7 +189,7 @@ class _StackHook(ModelHook):
         return output
 
     def _compute(
-        self, transformer: nn.Module, run_blocks: Callable[..., Tensor], tokens: Tensor, conditions: tuple[Any, ...]
+        self, transformer: Any, run_blocks: Callable[..., Tensor], tokens: Tensor, conditions: tuple[Any, ...]
     ) -> Tensor:
         """The stack's true output, taken into the histories, with the layer scales that follow."""
         context = self.context
@@ -262,5 +266,5 @@ def layer_ratios(derivatives: list[list[Tensor]]) -> list[list[float]]:
 
 
 def _sample(tokens: Tensor) -> Tensor:
-    """Evenly spaced tokens, ``[b n d]`` -> ``[b m d]`` with m about :data:`SAMPLED_TOKENS` at most."""
+    """Evenly spaced tokens, ``[b n d]`` -> ``[b m d]`` with m about ``SAMPLED_TOKENS`` at most."""
     return tokens[:, :: max(1, tokens.shape[1] // SAMPLED_TOKENS)]

@@ -38,7 +38,7 @@ class WindowPrediction(Protocol):
         ...
 
     def load(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Takes over what :meth:`state` returned."""
+        """Takes over what ``state`` returned."""
         ...
 
 
@@ -65,7 +65,7 @@ class PredictionState:
     Args:
         begin: makes the state of a window; None computes every step.
         signature: of predictor and schedule: a saved state is taken only by a run with the same one.
-        device: of the velocities; a saved state is brought there.
+        device: of the velocities; a saved state is moved there.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class PredictionState:
         return {"tensors": tensors, "plain": plain}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues the run that :meth:`state_dict` was taken from.
+        """Continues the run that ``state_dict`` was taken from.
 
         Raises:
             UserError: that run had another schedule or another predictor.
@@ -132,7 +132,6 @@ class PredictionState:
         plain, tensors = state["plain"], state["tensors"]
         if plain["signature"] != self._signature:
             raise UserError("the saved prediction state is of another predictor or schedule; resume with the same ones")
-        assert self._begin is not None or not plain["windows"]
         self.stats = PredictionStats(
             {int(index): list(steps) for index, steps in plain["full_steps"].items()},
             {int(index): count for index, count in plain["predicted"].items()},
@@ -140,6 +139,7 @@ class PredictionState:
         )
         self._windows = {}
         for index, window_plain in plain["windows"].items():
+            assert self._begin is not None
             prefix = f"{index}."
             own = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
             self._windows[int(index)] = self._begin()

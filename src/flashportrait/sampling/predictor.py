@@ -50,7 +50,7 @@ class AdaptiveLatentPrediction:
     last block, per branch. ``blocks``: the same, scaled by how every block varies (w needs layers). ``modules``: the
     output of every attention and feed-forward layer, per branch; 40 to 120 times the memory."""
     method: str = "alp"
-    """``alp``, ``taylor``, ``newton`` or ``hermite``: see :mod:`flashportrait.sampling.extrapolation`."""
+    """``alp``, ``taylor``, ``newton`` or ``hermite``: see ``flashportrait.sampling.extrapolation``."""
     layer_scale: bool = True
     """``alp`` only: apply w(t, l, i), which is 1 where the target has a single layer."""
     coordinate: str = "step"
@@ -60,9 +60,9 @@ class AdaptiveLatentPrediction:
     cooldown: int = 0
     """Steps computed at the end."""
     speedup: float | None = None
-    """Compute ``round(steps / speedup)`` steps, evenly spread, in the place of interval, warm-up and cool-down."""
+    """Compute ``round(steps / speedup)`` steps, evenly spread; replaces interval, warm-up and cool-down."""
     full_steps: tuple[int, ...] | None = None
-    """The computed steps one by one, from 0, in the place of all of these."""
+    """The computed steps one by one, from 0; replaces all of these."""
     tolerance: float | None = None
     """``guided`` only: choose each gap so that the relative error of prediction, measured at every computed step, stays
     below this; ``interval`` is then the first gap after the warm-up."""
@@ -160,7 +160,7 @@ class _GuidedVelocity:
     """A window's guided velocity: its stream, when it is computed, the latent's rate of change, the corrector."""
 
     def __init__(self, config: AdaptiveLatentPrediction, sigmas: list[float]):
-        self.stream = Stream(config)
+        self.stream = Stream(config.method, config.order, config.alpha)
         self._config = config
         self._sigmas = sigmas
         self._x = [config.coordinate_at(step, sigma) for step, sigma in enumerate(sigmas)]
@@ -203,7 +203,7 @@ class _GuidedVelocity:
         return tensors, plain
 
     def load(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Takes over what :meth:`state` returned."""
+        """Takes over what ``state`` returned."""
         self.stream.load(tensors, plain)
         if self._corrector is not None:
             self._corrector.load(tensors, plain)

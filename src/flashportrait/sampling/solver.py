@@ -23,7 +23,7 @@ class Step:
     index: int
     """From 0."""
     timestep: Tensor
-    """What the network is told, a scalar (sigma times 1000 in flow matching)."""
+    """The timestep that the network is conditioned on, a scalar (sigma times 1000 in flow matching)."""
     sigma: float
     """Noise level at the start of the step: the latents are ``(1 - sigma) x + sigma noise``."""
     next_sigma: float
@@ -82,7 +82,7 @@ class Solver:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue where :meth:`state_dict` was taken; the scheduler must have the same settings."""
+        """Continue where ``state_dict`` was taken; the scheduler must have the same settings."""
         device = self.latents.device
         self.latents = state["latents"].to(device)
         self.steps_done = int(state["steps_done"])

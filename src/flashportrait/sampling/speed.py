@@ -16,13 +16,13 @@ SPEEDS: dict[str, AdaptiveLatentPrediction | None] = {
     "fast": AdaptiveLatentPrediction(method="newton", order=1, corrected=True, speedup=6),
     "turbo": AdaptiveLatentPrediction(method="newton", order=1, corrected=True, speedup=10),
 }
-"""What each speed means for a model that brings none of its own; docs/predictor.md has what each costs in fidelity."""
+"""The predictors of a model that has none of its own; docs/predictor.md has what each costs in fidelity."""
 
 
 def preset(
     speed: str, fitted: Mapping[str, Mapping[str, Any]] | None = None
 ) -> AdaptiveLatentPrediction | FittedPrediction | None:
-    """The predictor of a speed in :data:`SPEEDS`; None computes every step.
+    """The predictor of a speed in ``SPEEDS``; None computes every step.
 
     Args:
         speed: its name.

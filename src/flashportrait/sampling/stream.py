@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from flashportrait.sampling.extrapolation import History, adaptive_gains
 
-if TYPE_CHECKING:
-    from flashportrait.sampling.predictor import AdaptiveLatentPrediction
-
 
 class Stream:
     """The history of a quantity and what it predicts; when to compute it is its owner's choice."""
 
-    def __init__(self, config: AdaptiveLatentPrediction):
-        self._config = config
-        self.history = History(config.method, config.order + 1)
+    def __init__(self, method: str, order: int, alpha: float):
+        """``method``, ``order`` and ``alpha`` are those of ``AdaptiveLatentPrediction``."""
+        self._method = method
+        self._alpha = alpha
+        self.history = History(method, order + 1)
         self.full_step = 0
         """The newest computed step."""
         self.next_full_step = 0
         """The next step to compute."""
         self.latent_rates: list[float] = []
         """The latent's rate of change at each step in order: what s(t) compares. Noted by the owner, for ``alp``."""
-        self.layer_ratios = [1.0] * config.order
+        self.layer_ratios = [1.0] * order
         """``r_1 .. r_n`` of w(t, l, i). Kept by the owner where the quantity has layers."""
 
     def is_full(self, step: int) -> bool:
@@ -46,9 +45,9 @@ class Stream:
     def predict(self, x: float) -> Tensor:
         """The value expected at coordinate x, in the type of the values observed."""
         gains = None
-        if self._config.method == "alp":
+        if self._method == "alp":
             ratios = self.layer_ratios[: len(self.history) - 1]
-            gains = adaptive_gains(self.latent_rates[: self.full_step + 1], ratios, self._config.alpha)
+            gains = adaptive_gains(self.latent_rates[: self.full_step + 1], ratios, self._alpha)
         return self.history.predict(x, gains).to(self.history.values[0].dtype)
 
     @property
@@ -68,7 +67,7 @@ class Stream:
         return tensors, plain
 
     def load(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Takes over what :meth:`state` returned."""
+        """Takes over what ``state`` returned."""
         self.history.nodes = list(plain["nodes"])
         self.history.values = [tensors[f"value{i}"] for i in range(len(self.history.nodes))]
         self.full_step, self.next_full_step = plain["full_step"], plain["next_full_step"]

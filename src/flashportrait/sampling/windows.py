@@ -49,7 +49,7 @@ class Window:
 
     @property
     def seams(self) -> tuple[int, ...]:
-        """Pixel frames where this window takes over: the first that it has a say in, and the first that is its alone.
+        """Pixel frames where this window takes over: the first that it contributes to, and the first of it alone.
 
         None for the first window.
         """
@@ -84,7 +84,7 @@ class WindowPlan:
     """Windows of ``window`` latent frames advancing by ``window - overlap`` over ``latent_frames``.
 
     The last window is moved back to end on the last frame; a clip no longer than one window is one window. A sequence
-    of :class:`Window`; every latent frame is owned by exactly one of them, and owned frames follow one another.
+    of ``Window``; every latent frame is owned by exactly one of them, and owned frames follow one another.
     """
 
     latent_frames: int

@@ -94,7 +94,7 @@ def autoencoder_loss(
     flow: Tensor,
     config: AutoencoderConfig,
 ) -> dict[str, Tensor]:
-    """What is lost between clips and themselves restored from noisy latents, and the price of the latents' power.
+    """Reconstruction loss of clips from noisy latents, and a penalty on the latents' power.
 
     Args:
         clips: ``[b 4k+1 3 h w]`` in [0, 1].

@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 
-def save_state(path: Path, step: int, module: nn.Module, averaged: nn.Module, optimizers: list) -> None:
+def save_state(
+    path: Path, step: int, module: nn.Module, averaged: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> None:
     """Stores weights, averaged weights and optimizer moments, so that a run continues as if never cut."""
     tensors: dict[str, Tensor] = {}
     for prefix, source in (("module", module), ("ema", averaged)):
@@ -27,7 +29,7 @@ def save_state(path: Path, step: int, module: nn.Module, averaged: nn.Module, op
     os.replace(temporary, path)
 
 
-def load_state(path: Path, module: nn.Module, averaged: nn.Module, optimizers: list) -> int:
+def load_state(path: Path, module: nn.Module, averaged: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
     """Restores what ``save_state`` stored; returns the step.
 
     Raises:

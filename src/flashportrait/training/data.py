@@ -1,4 +1,4 @@
-"""Scenes to learn from: a portrait, a clip of the same person, and the motion row of every frame of it.
+"""Training scenes: a portrait, a clip of the same person, and a motion row for each of its frames.
 
 Scenes are drawn once, encoded once and kept: drawing and encoding cost more than the training step itself.
 """

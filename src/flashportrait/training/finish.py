@@ -1,10 +1,10 @@
-"""The last stage: the decoder learns what the transformer really gives it.
+"""The last stage: the decoder is trained on the transformer's own output.
 
 Until here it learned to restore pictures from true latents. A small transformer's latents are not quite those of any
 clip, and a decoder that has only met true ones makes smears of the difference. So it goes on with both kinds.
 Transformer and encoders, and so the latents, stay as they are: trained by pictures as well, the transformer gained
 nothing that it had not, and lost where it met fewer scenes. Answers are taken without guidance: what guidance
-overstates a decoder learns to take back, and expression with it (docs/experiments.md has both). For the same reason
+overstates a decoder learns to take back, and expression with it (docs/experiments has both). For the same reason
 lips and eyes are learned from true latents, and whole pictures from answers.
 """
 

@@ -1,4 +1,4 @@
-"""What every training stage shares: schedule, averaged weights, logs, and runs that can be cut and resumed."""
+"""Shared by all training stages: learning rate schedule, averaged weights, logs, interrupting and resuming."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,13 @@ from flashportrait.training.checkpoint import load_state, save_state
 
 logger = logging.getLogger(__name__)
 
+Batch = TypeVar("Batch")
+"""What one step of training is given."""
+
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """When a stage stops, and how often it speaks."""
+    """When a stage stops, and how often it logs, samples and saves."""
 
     steps: int
     """Optimizer steps in all; the learning rate falls to zero over them."""
@@ -67,7 +71,9 @@ def learning_rate_scale(progress: float, step: int, config: LoopConfig) -> float
     return warm * (1.0 if left >= 1 else 0.5 * (1 - math.cos(math.pi * max(left, 0.0))))
 
 
-def build_optimizers(module: nn.Module, lr: float, matrix_lr: float | None, weight_decay: float) -> list:
+def build_optimizers(
+    module: nn.Module, lr: float, matrix_lr: float | None, weight_decay: float
+) -> list[torch.optim.Optimizer]:
     """AdamW, and Muon for the matrices inside blocks when ``matrix_lr`` is given (torch >= 2.9)."""
     if matrix_lr is None:
         return [torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)]
@@ -82,7 +88,7 @@ def build_optimizers(module: nn.Module, lr: float, matrix_lr: float | None, weig
 
 
 @dataclass
-class Stage:
+class Stage(Generic[Batch]):
     """One resumable training run.
 
     Args:
@@ -94,8 +100,8 @@ class Stage:
     """
 
     module: nn.Module
-    optimizers: list
-    loss: Callable[[object], dict[str, Tensor]]
+    optimizers: list[torch.optim.Optimizer]
+    loss: Callable[[Batch], dict[str, Tensor]]
     folder: Path
     config: LoopConfig
     sample: Callable[[nn.Module, int], dict[str, float] | None] | None = None
@@ -118,7 +124,7 @@ class Stage:
     def save(self) -> None:
         save_state(self.folder / "state.safetensors", self.step, self.module, self.ema.module, self.optimizers)
 
-    def run(self, batches: Iterator[object]) -> nn.Module:
+    def run(self, batches: Iterator[Batch]) -> nn.Module:
         """Trains until the steps or the minutes are over; returns the averaged module."""
         started, first_step = time.monotonic(), self.step
         sums: dict[str, float] = {}
@@ -144,7 +150,7 @@ class Stage:
             return by_steps
         return max(by_steps, (time.monotonic() - started) / (60 * self.config.minutes))
 
-    def _update(self, batch: object, scale: float) -> dict[str, float]:
+    def _update(self, batch: Batch, scale: float) -> dict[str, float]:
         self.module.train()
         losses = self.loss(batch)
         losses["loss"].backward()

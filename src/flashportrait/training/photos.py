@@ -98,7 +98,7 @@ class PhotoSet:
             coefficients = torch.from_numpy(arrays["blendshapes"].astype(np.float32)[:, ROW_INDICES])
         if landmarks.shape != (len(paths), LANDMARKS, 3) or len(coefficients) != len(paths):
             found = tuple(landmarks.shape)
-            raise UserError(f"{arrays_path} holds landmarks {found} for {len(paths)} photos; run the landmarker anew")
+            raise UserError(f"{arrays_path} holds landmarks {found} for {len(paths)} photos; run the landmarker again")
         rows = photo_row(landmarks, coefficients)
         kept = (rows[:, :3].abs() <= rows.new_tensor(MAX_OWN_ANGLES)).all(1).nonzero().squeeze(1)
         self.names = [paths[index].name for index in kept]

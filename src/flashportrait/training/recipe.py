@@ -98,7 +98,7 @@ def draw(folder: Path, recipe: Recipe, photos: list[Path], device: str = "cpu", 
 def learn_autoencoder(folder: Path, recipe: Recipe, device: str = "cpu") -> TinyVideoAutoencoder:
     """Trains the autoencoder on the drawn scenes: alone first, then with a second encoder beside references.
 
-    Once the second run has begun, the first is left as it is: its statistics are what the second goes by.
+    Once the second run has begun, the first is left as it is, since the second uses its statistics.
     """
     training, held_out = _shards(folder / "scenes")
     shown = Scenes.join([Scenes.load(path)[:4] for path in held_out])
@@ -166,7 +166,7 @@ def trained_parts(folder: Path, start: Path | None = None) -> Path:
 
 
 def take_autoencoder(folder: Path, model: Path) -> None:
-    """Uses the autoencoder of a model folder in the place of training one."""
+    """Uses the autoencoder of a model folder instead of training one."""
     shutil.copytree(model / "vae", folder / "autoencoder" / "vae", dirs_exist_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Contact sheets: what a training run looks like."""
+"""Contact sheets of training samples."""
 
 from __future__ import annotations
 

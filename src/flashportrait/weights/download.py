@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from flashportrait.checkpoints.tables import listing
 from flashportrait.errors import UserError
-from flashportrait.weights.convert import listing
 from flashportrait.weights.hub import (
     CHUNK_BYTES,
     FLASHPORTRAIT_REPOSITORY,
@@ -92,7 +92,7 @@ MODELS: dict[str, tuple[Part, ...]] = {
 def download_model(
     name: str = "14b", to: str | Path | None = None, source: str | Path | None = None, *, report: Report = print
 ) -> Path:
-    """Bring a model to this machine. What is there and whole already is kept; what was cut off is resumed.
+    """Download a model, or copy it from a folder. Files that are complete are kept, and partial ones resumed.
 
     Args:
         name: a key of ``MODELS``.

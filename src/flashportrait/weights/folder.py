@@ -8,8 +8,8 @@ from pathlib import Path
 from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 
+from flashportrait.checkpoints.tables import listing
 from flashportrait.errors import UserError
-from flashportrait.weights.convert import listing
 from flashportrait.weights.hub import find_weight
 
 

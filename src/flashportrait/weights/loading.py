@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from flashportrait.checkpoints.files import load_strictly, read_checkpoint
+from flashportrait.checkpoints.tables import KeyTable, Rule
 from flashportrait.errors import UserError
-from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
-from flashportrait.weights.convert import KeyTable, Rule
 from flashportrait.weights.hub import WEIGHTS, Weight, cache_folder, locate_weight
 from flashportrait.weights.lora import Lora, load_lora
 from flashportrait.weights.official import (
     empty_image_encoder,
     load_image_encoder,
     load_text_encoder,
-    load_transformer,
     load_vae,
     vision_prefix,
 )
@@ -124,11 +123,12 @@ def load_components(
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     from flashportrait.models.portrait_encoder import PortraitEncoder
+    from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 
     files = ModelFiles(Path(folder).expanduser() if folder is not None else None)
     wan = files.wan()
     placing = {"torch_dtype": torch_dtype, "device": device}
-    transformer = load_transformer(files.find("transformer_14b"), **placing)
+    transformer = FlashPortraitTransformer3DModel.from_official(files.find("transformer_14b"), **placing)
     return {
         "transformer": transformer,
         # Small, and run in float32 by the released code.

@@ -15,14 +15,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from flashportrait.checkpoints.files import Source, read_checkpoint
+from flashportrait.checkpoints.tables import TRANSFORMER, listing
 from flashportrait.errors import UserError
-from flashportrait.weights.checkpoint import Source, read_checkpoint
-from flashportrait.weights.convert import TRANSFORMER, listing
 
 if TYPE_CHECKING:
     from flashportrait.models.transformer import FlashPortraitTransformer3DModel
@@ -121,7 +121,7 @@ class Lora:
                 parameter.copy_(parameter.float() + strength * total)
 
     def check(self, model: FlashPortraitTransformer3DModel) -> None:
-        """Every difference fits its parameter; only shapes and types are looked at. Raises UserError if not."""
+        """Every difference fits its parameter; only shapes and types are read. Raises UserError if not."""
         for name, deltas in self.deltas.items():
             parameter = model.get_parameter(name)
             if parameter.dtype.itemsize < 2:
@@ -185,7 +185,7 @@ def _parse(tensors: Mapping[str, Tensor], names: _Names) -> tuple[dict[str, Part
     for key, tensor in tensors.items():
         match = SUFFIXES.match(PREFIXES.sub("", key))
         target, role = _target(match, names) if match else (None, "")
-        if target is None:
+        if match is None or target is None:
             unmatched.append(key)
             continue
         parsed.setdefault(target, {}).setdefault(match["module"], {})[role] = tensor
@@ -242,7 +242,7 @@ def _adapter_scaling(source: Source) -> AdapterScaling:
     if isinstance(source, Mapping):
         return AdapterScaling()
     path = Path(os.fspath(source)).expanduser()
-    config: dict[str, object] = {}
+    config: dict[str, Any] = {}
     if path.is_dir() and (path / "adapter_config.json").is_file():
         config = json.loads((path / "adapter_config.json").read_text())
     elif path.suffix == ".safetensors":

@@ -1,7 +1,7 @@
-"""Models from the released files: configuration in, strict conversion, nothing copied that needn't be.
+"""Wan 2.1's text encoder, image encoder and VAE from the released files, as classes of transformers and diffusers.
 
 Each loader builds its model on the meta device, so building costs no memory and no random initialisation, and hands
-it to ``load_strictly``. Everything here is reached lazily by the models' ``from_official``.
+it to ``load_strictly``. Our own classes do the same in their ``from_official``.
 """
 
 from __future__ import annotations
@@ -10,39 +10,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from flashportrait.errors import UserError
-from flashportrait.weights.checkpoint import Source, load_strictly
-from flashportrait.weights.convert import TEXT_ENCODER, TRANSFORMER, VAE, image_encoder_table, listing
+from flashportrait.checkpoints.files import Source, load_strictly
+from flashportrait.checkpoints.tables import TEXT_ENCODER, VAE, image_encoder_table
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan
     from transformers import CLIPVisionModel, UMT5EncoderModel
-
-    from flashportrait.models.transformer import FlashPortraitTransformer3DModel
-
-TRANSFORMER_14B: dict[str, Any] = {
-    "dim": 5120,
-    "ffn_dim": 13824,
-    "num_heads": 40,
-    "num_layers": 40,
-    "in_dim": 36,
-    "out_dim": 16,
-    "text_dim": 4096,
-    "freq_dim": 256,
-    "text_len": 512,
-    "eps": 1e-6,
-    "cross_attn_norm": True,
-    "qk_norm": True,
-    "patch_size": (1, 2, 2),
-    "image_dim": 1280,
-    "expression_dim": 2048,
-}
-"""The released transformer in the released code's own words; the last two are constants there."""
-
-FIXED_IN_TRANSFORMER: dict[str, Any] = {"model_type": "i2v", "window_size": (-1, -1)}
-"""Words of the released configuration that have one possible value here."""
 
 TEXT_ENCODER_XXL: dict[str, Any] = {
     "vocab_size": 256384,
@@ -69,88 +44,6 @@ IMAGE_ENCODER_VIT_H: dict[str, Any] = {
 
 
 VISION_PREFIX = "vision_model."
-
-
-def transformer_config(**official: Any) -> dict[str, Any]:
-    """The released code's configuration as ours; what isn't given is the 14B's.
-
-    Raises:
-        UserError: an unknown word, or a value that the architecture can't take.
-    """
-    for name, value in FIXED_IN_TRANSFORMER.items():
-        given = official.pop(name, value)
-        if given != value and list(given) != list(value):
-            raise UserError(f"{name}={given!r} is not supported: FlashPortrait's transformer has {name}={value!r}")
-    if unknown := sorted(official.keys() - TRANSFORMER_14B.keys()):
-        raise UserError(
-            f"unknown configuration {listing(unknown)}; the released names are {', '.join(TRANSFORMER_14B)}"
-        )
-    config = TRANSFORMER_14B | official
-    if config["dim"] % config["num_heads"]:
-        raise UserError(f"dim={config['dim']} must be a multiple of num_heads={config['num_heads']}")
-    return {
-        "patch_size": tuple(config["patch_size"]),
-        "num_attention_heads": config["num_heads"],
-        "attention_head_dim": config["dim"] // config["num_heads"],
-        "in_channels": config["in_dim"],
-        "out_channels": config["out_dim"],
-        "text_dim": config["text_dim"],
-        "freq_dim": config["freq_dim"],
-        "ffn_dim": config["ffn_dim"],
-        "num_layers": config["num_layers"],
-        "cross_attn_norm": config["cross_attn_norm"],
-        "qk_norm": "rms_norm_across_heads" if config["qk_norm"] else None,
-        "eps": config["eps"],
-        "image_dim": config["image_dim"],
-        "added_kv_proj_dim": config["dim"],
-        "text_len": config["text_len"],
-        "expression_dim": config["expression_dim"],
-    }
-
-
-def load_transformer(
-    source: Source,
-    *,
-    torch_dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    **config: Any,
-) -> FlashPortraitTransformer3DModel:
-    """The transformer from the released ``transformer.pt``.
-
-    Args:
-        source: path (.pt, .pth, .safetensors, a folder of shards) or state dict, in the released naming.
-        torch_dtype: of the weights; norms, modulation and time embedding stay float32 where one is given, as in
-            diffusers. None keeps the file's.
-        device: where the weights go, tensor by tensor; None leaves them in the mapped file.
-        config: the released configuration's words (dim, ffn_dim, num_heads, ...) where it isn't the 14B.
-
-    Raises:
-        UserError: naming a wrong, missing or extra key, a wrong shape or an unknown word.
-    """
-    from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
-
-    from flashportrait.models.transformer import FlashPortraitTransformer3DModel
-
-    with torch.device("meta"):
-        model = FlashPortraitTransformer3DModel(**transformer_config(**config))
-    model.eval()
-    ours = model.config
-    # The rotary tables are computed, not stored, so the meta device would lose them.
-    model.rope = WanRotaryPosEmbed(ours.attention_head_dim, ours.patch_size, ours.rope_max_seq_len).to(device)
-    load_strictly(
-        model,
-        source,
-        TRANSFORMER,
-        dtype=torch_dtype,
-        device=device,
-        keep_in_float32=model._keep_in_fp32_modules,
-    )
-    return model
-
-
-def transformer_to_official(model: FlashPortraitTransformer3DModel) -> dict[str, Tensor]:
-    """The transformer's state dict under the released names; the tensors are the model's own."""
-    return TRANSFORMER.to_official(model.state_dict())
 
 
 def load_text_encoder(

@@ -155,7 +155,9 @@ def make_plan(
         if all(wanted in (None, own) for wanted, own in zip(chosen, kind, strict=True))
     ]
     if not kinds:
-        raise UserError("there is nothing to stream to: this machine has one memory; leave the offloading out")
+        raise UserError(
+            "CPU and GPU share one memory on this machine, so nothing can be offloaded; leave the offloading out"
+        )
     tried: list[Plan] = []
     for length in WINDOWS if window is None else (window,):
         plans = [_predict(machine, work, length, *kind) for kind in kinds]
@@ -294,7 +296,8 @@ def _measure_flops(device: torch.device) -> float:
     """Sustained speed, from a few square products in bfloat16."""
     side, repeats = MEASURED_SIDE.get(device.type, 2048), 4
     matrix = torch.ones(side, side, dtype=torch.bfloat16, device=device)
-    (matrix @ matrix)[0, 0].item()
+    product = matrix @ matrix
+    product[0, 0].item()
     started = time.perf_counter()
     for _ in range(repeats):
         product = matrix @ matrix
@@ -358,7 +361,7 @@ def _keep_in_fp8(block: nn.Module, transformer: Any) -> None:
     )
 
 
-def _place_encoder(encoder: nn.Module | None, placement: Placement, device: torch.device) -> None:
+def _place_encoder(encoder: Any, placement: Placement, device: torch.device) -> None:
     if encoder is None:
         return
     if placement == "resident":

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from flashportrait.checkpoints.files import load_strictly, read_checkpoint
+from flashportrait.checkpoints.tables import KeyTable, Rule, listing
 from flashportrait.errors import UserError
-from flashportrait.weights.checkpoint import load_strictly, read_checkpoint
-from flashportrait.weights.convert import KeyTable, Rule, listing
 
 
 class Trap:

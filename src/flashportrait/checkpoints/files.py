@@ -18,8 +18,8 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
+from flashportrait.checkpoints.tables import KeyTable, check_keys, listing
 from flashportrait.errors import UserError
-from flashportrait.weights.convert import KeyTable, check_keys, listing
 
 logger = logging.getLogger(__name__)
 
