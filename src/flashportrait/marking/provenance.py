@@ -113,13 +113,16 @@ def _mark_webp(path: Path, model: str | None) -> None:
 
 
 def _mark_gif(path: Path, model: str | None) -> None:
-    """Add a comment before the trailer, in blocks of up to 255 bytes, the first of which holds the source type."""
-    text = f"DigitalSourceType: {DIGITAL_SOURCE_TYPE} . {container_tags(model)['description']} Made by {_maker(model)}."
+    """Add a comment before the first picture, in blocks of up to 255 bytes, the first of which holds the source type.
+
+    A GIF begins with 13 bytes, the eleventh of which says whether a table of 2^(n + 1) colours follows, and n.
+    """
+    text = f"DigitalSourceType: {DIGITAL_SOURCE_TYPE} . {STATEMENT} Made by {_maker(model)}."
     data = text.encode("ascii", "replace")
     blocks = b"".join(bytes([len(data[at : at + 255])]) + data[at : at + 255] for at in range(0, len(data), 255))
-    with path.open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"\x21\xfe" + blocks + b"\x00" + b"\x3b")
+    content = path.read_bytes()
+    start = 13 + (3 << (content[10] & 7) + 1 if content[10] & 0x80 else 0)
+    path.write_bytes(content[:start] + b"\x21\xfe" + blocks + b"\x00" + content[start:])
 
 
 def _mark_png(path: Path, model: str | None) -> None:

@@ -51,11 +51,16 @@ class AnimationFile:
         self._kind = kind
         self.size = (shape[1], shape[0])
         self._time_base = Fraction(1, kind.ticks_per_second)
+        self._most = Fraction(kind.ticks_per_second, kind.least_ticks)
         self._last: int | None = None
         self._left_out = 0
         self._container = av.open(str(part.absolute()), "w", format=kind.muxer, container_options={"loop": "0"})
         self._stream = self._container.add_stream(
-            kind.encoder, rate=rate, time_base=self._time_base, options=kind.encoder_options
+            # Decides how long the last frame stays.
+            kind.encoder,
+            rate=min(rate, self._most),
+            time_base=self._time_base,
+            options=kind.encoder_options,
         )
         self._stream.width, self._stream.height = self.size
         self._stream.pix_fmt = kind.pixel_format
@@ -66,8 +71,9 @@ class AnimationFile:
         """One line for what the format could not hold."""
         if not self._left_out:
             return ()
-        most = self._kind.ticks_per_second // self._kind.least_ticks
-        return (f"a {self._kind.muxer} shows at most {most} frames per second: {self._left_out} frames are left out",)
+        return (
+            f"a {self._kind.muxer} shows at most {self._most} frames per second: {self._left_out} frames are left out",
+        )
 
     def write(self, frame: np.ndarray, time: Fraction) -> None:
         """Add a uint8 RGB frame [h w 3] that is shown at this time."""
