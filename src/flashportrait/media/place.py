@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flashportrait.errors import UserError
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")
+"""How an address begins; names of drives have one letter."""
 
 FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -33,6 +37,16 @@ def check_place(path: Path, suffixes: Iterable[str], inputs: Iterable[str | Path
     for source in map(Path, inputs):
         if path.exists() and source.exists() and path.samefile(source):
             raise UserError(f"'{path}' is also an input, and would be overwritten: give another name")
+
+
+def check_address(path: Path) -> None:
+    """Refuse an address of the web; a path made from one has lost a slash.
+
+    Raises:
+        UserError: what to do in its stead.
+    """
+    if ADDRESS.match(str(path)):
+        raise UserError(f"'{path}' is an address, and addresses are not fetched: download it, and give the file")
 
 
 def check_folder(path: Path) -> None:
