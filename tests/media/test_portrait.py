@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageCms, features
 
 from flashportrait.errors import UserError
-from flashportrait.media.portrait import BACKDROP, load_portrait, reduction
+from flashportrait.media.pixels import BACKDROP
+from flashportrait.media.portrait import load_portrait, reduction
 
 
 def halves(width: int = 96, height: int = 64) -> np.ndarray:

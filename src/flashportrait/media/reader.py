@@ -74,7 +74,7 @@ class VideoReader:
         self.path = Path(path)
         self._trim = Trim.parse(trim) if isinstance(trim, str) else trim
         self._fps = parse_rate(fps) if fps is not None else None
-        self._probe: Probe = probe(self.path)
+        self._probe: Probe = self._look()
         self._warnings = list(self._probe.warnings)
         self._first, self._stop = self._selection()
         self._positions = self._probe.positions[self._first : self._stop]
@@ -134,6 +134,14 @@ class VideoReader:
     def warnings(self) -> list[str]:
         """One line each for what had to be left out."""
         return list(self._warnings)
+
+    @property
+    def notes(self) -> list[str]:
+        """One line each for what was assumed."""
+        return []
+
+    def _look(self) -> Probe:
+        return probe(self.path)
 
     def _selection(self) -> tuple[int, int]:
         """[first, stop) frame indices of the trim."""
