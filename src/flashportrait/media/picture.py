@@ -95,7 +95,7 @@ def open_picture(path: Path, side: int | None = None) -> Iterator[Opened]:
 
 def _decoded(source: Path | io.BytesIO, side: int | None) -> Opened:
     if isinstance(source, Path):
-        _prepare_plugins(source)
+        prepare_plugins(source)
     with _guard, warnings.catch_warnings():
         # Pillow's own limit is lower than phones' pictures, and kept in one place for the whole process.
         warnings.simplefilter("ignore")
@@ -114,7 +114,7 @@ def _decoded(source: Path | io.BytesIO, side: int | None) -> Opened:
     return Opened(image, size)
 
 
-def _prepare_plugins(path: Path) -> None:
+def prepare_plugins(path: Path) -> None:
     """Let Pillow read the file's kind, if that takes more than Pillow.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -22,6 +23,8 @@ from flashportrait.media.container import CONTAINERS, ContainerFile, check_conta
 from flashportrait.media.pictures import PictureFiles, check_pictures, is_pictures, place_pictures
 from flashportrait.media.place import check_place, disk_errors, part_of
 from flashportrait.media.reader import AudioSpan
+
+logger = logging.getLogger(__name__)
 
 MAX_TICKS_PER_SECOND = 1_000_000
 """Finest clock to write; times that need a finer one are rounded to it."""
@@ -147,7 +150,7 @@ class VideoWriter:
 
     @property
     def warnings(self) -> list[str]:
-        """One line each for what is not in the file, complete when the block has ended."""
+        """One line each for what is not in the file, complete when the block has ended; logged then."""
         lines = [] if self._target is None else list(self._target.warnings)
         if self._audio is not None and self.path.suffix.lower() not in CONTAINERS:
             kind = "pictures hold" if is_pictures(self.path) else f"a {self.path.suffix} file holds"
@@ -195,6 +198,8 @@ class VideoWriter:
                 place_pictures(self.part, self.path)
             else:
                 os.replace(self.part, self.path)
+        for warning in self.warnings:
+            logger.warning("%s", warning)
 
     def _discard(self) -> None:
         """Let go of everything; what is still at `part` is not whole."""
