@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from clips import index_of, make_clip, numbered_frame
-from flashportrait.media.provenance import DIGITAL_SOURCE_TYPE, is_marked
+from flashportrait.marking.provenance import DIGITAL_SOURCE_TYPE, is_marked
 from flashportrait.media.reader import VideoReader
 from flashportrait.media.writer import VideoWriter, check_output
 

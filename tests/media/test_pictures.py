@@ -11,8 +11,8 @@ from PIL import Image
 
 from clips import numbered_frame
 from flashportrait.errors import UserError
+from flashportrait.marking.provenance import DIGITAL_SOURCE_TYPE, is_marked
 from flashportrait.media.pictures import numbered_files
-from flashportrait.media.provenance import DIGITAL_SOURCE_TYPE, is_marked
 from flashportrait.media.writer import VideoWriter, check_output
 
 
