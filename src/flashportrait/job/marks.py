@@ -57,7 +57,6 @@ def open_marks(job: Job, teller: Teller) -> Marks:
 def _ingredients(job: Job) -> list[Ingredient]:
     from flashportrait.job.opening import TEMPLATE_SUFFIX
     from flashportrait.marking.credentials import Ingredient
-
     from flashportrait.media.clip import source_files
 
     if not job.ingredients:
