@@ -33,9 +33,9 @@ def index_of(frame: np.ndarray) -> int:
     return sum(int(cell) << bit for bit, cell in enumerate(cells))
 
 
-def beeps(seconds: float, every: float = 1.0) -> np.ndarray:
+def beeps(seconds: float, every: float = 1.0, rate: int = SAMPLE_RATE) -> np.ndarray:
     """float32 mono samples, silent but for 50 ms of 1 kHz at 0.5 s and every `every` seconds after."""
-    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    time = np.arange(round(seconds * rate)) / rate
     return (np.sin(2 * np.pi * 1000 * time) * ((time - 0.5) % every < 0.05) * (time >= 0.5) * 0.8).astype(np.float32)
 
 
@@ -60,6 +60,8 @@ def make_clip(
     pixel_format: str = "yuv420p",
     sound_seconds: float = 0,
     sound_codec: str = "aac",
+    sound_rate: int = SAMPLE_RATE,
+    sound_layout: str = "mono",
     rotation: int = 0,
     mirrored: bool = False,
     muxer_options: dict[str, str] | None = None,
@@ -73,8 +75,8 @@ def make_clip(
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format
         stream.codec_context.gop_size = 12
-        sound_rate = 48_000 if sound_codec == "libopus" else SAMPLE_RATE
-        sound = container.add_stream(sound_codec, rate=sound_rate, layout="mono") if sound_seconds else None
+        coded_rate = 48_000 if sound_codec == "libopus" else sound_rate
+        sound = container.add_stream(sound_codec, rate=coded_rate, layout=sound_layout) if sound_seconds else None
         for index in range(frames):
             picture = av.VideoFrame.from_ndarray(numbered_frame(index, *size), format="rgb24")
             picture.time_base = base
@@ -82,7 +84,7 @@ def make_clip(
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
         if sound is not None:
-            _write_sound(container, sound, beeps(sound_seconds))
+            _write_sound(container, sound, beeps(sound_seconds, rate=sound_rate), sound_rate, sound_layout)
     if rotation or mirrored:
         _set_display_matrix(path, rotation, mirrored)
     return path
@@ -101,12 +103,16 @@ def _set_display_matrix(path: Path, rotation: int, mirrored: bool) -> None:
     path.write_bytes(data)
 
 
-def _write_sound(container: av.container.OutputContainer, stream: av.AudioStream, samples: np.ndarray) -> None:
-    step = 1024
+def _write_sound(
+    container: av.container.OutputContainer, stream: av.AudioStream, samples: np.ndarray, rate: int, layout: str
+) -> None:
+    """The same samples in every channel."""
+    step, channels = 1024, av.AudioLayout(layout).nb_channels
     for start in range(0, len(samples) - step + 1, step):
-        frame = av.AudioFrame.from_ndarray(samples[None, start : start + step], format="fltp", layout="mono")
-        frame.sample_rate = SAMPLE_RATE
-        frame.time_base = Fraction(1, SAMPLE_RATE)
+        part = np.repeat(samples[start : start + step], channels)[None]
+        frame = av.AudioFrame.from_ndarray(part, format="flt", layout=layout)
+        frame.sample_rate = rate
+        frame.time_base = Fraction(1, rate)
         frame.pts = start
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
@@ -120,14 +126,15 @@ def video_times(path: Path) -> list[Fraction]:
 
 def beep_onsets(path: Path) -> list[float]:
     """When each beep of a file begins, in seconds on the file's clock."""
-    onsets, quiet_since = [], -1.0
+    onsets: list[float] = []
+    quiet_since = -1.0
     with av.open(str(path)) as container:
         for frame in container.decode(audio=0):
             samples = frame.to_ndarray().astype(np.float32)
             samples = samples.reshape(-1, frame.layout.nb_channels)[:, 0] if not frame.format.is_planar else samples[0]
             loud = np.abs(samples) > 0.3 * (32767 if frame.format.name.startswith("s16") else 1)
             for position in np.flatnonzero(loud):
-                time = float(frame.pts * frame.time_base) + position / frame.sample_rate
+                time = float(frame.pts * frame.time_base + Fraction(int(position), frame.sample_rate))
                 if time - quiet_since > 0.1:
                     onsets.append(time)
                 quiet_since = time

@@ -22,7 +22,8 @@ from flashportrait.face.crop import PortraitCrop, align_portrait
 from flashportrait.face.motion import LAYOUTS, PDFGC, MotionFeatures, MotionLayout
 from flashportrait.face.pdfgc import extract_pdfgc_motion, load_pdfgc
 from flashportrait.face.tracker import FaceTracker, extract_motion
-from flashportrait.media.portrait import load_portrait
+from flashportrait.media.clip import open_clip
+from flashportrait.media.portrait import load_portrait, reduction
 from flashportrait.media.reader import VideoReader
 from flashportrait.rig.mesh import average_landmarks
 from flashportrait.rig.photo import PhotoRig
@@ -153,7 +154,7 @@ def frame_portrait(
         image,
         FaceLandmarker(),
         choice.portrait,
-        choice.portrait_box,
+        _in_pixels_of(image, choice.portrait_box),
         framing.resolution,
         framing.face_size,
         framing.face_center,
@@ -161,6 +162,14 @@ def frame_portrait(
     landmarks = _landmarks(crop, framing)
     canvas = (Canvas.of_face if view == "face" else Canvas.of_whole)(image.convert("RGB"), crop, landmarks, size)
     return FramedPortrait(_to_tensor(crop.image), crop.row, canvas, crop.warning)
+
+
+def _in_pixels_of(image: Image.Image, box: Box | None) -> Box | None:
+    """A box that was given in pixels of the portrait's file."""
+    if box is None:
+        return None
+    x0, y0, x1, y1 = (value / reduction(image) for value in box)
+    return x0, y0, x1, y1
 
 
 def _landmarks(crop: PortraitCrop, framing: Framing) -> Tensor:
@@ -188,7 +197,7 @@ def load_motion(
     layout = LAYOUTS[layout_name]
     if isinstance(source, (str, Path)):
         path = Path(source)
-        source = MotionFeatures.load(path) if path.suffix == ".safetensors" else VideoReader(path)
+        source = MotionFeatures.load(path) if path.suffix == ".safetensors" else open_clip(path)
     if isinstance(source, MotionFeatures):
         if source.layout != layout:
             raise UserError(

@@ -265,7 +265,7 @@ def _sound(source: str | Path | VideoReader | AudioSpan, frames: int, rate: Frac
     """
     import av
 
-    from flashportrait.media.container import open_input
+    from flashportrait.media.opening import open_input
     from flashportrait.media.reader import AudioSpan, VideoReader
 
     if isinstance(source, AudioSpan):

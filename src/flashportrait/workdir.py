@@ -33,6 +33,7 @@ from torch import Tensor
 from flashportrait.errors import UserError
 from flashportrait.face.motion import MotionFeatures
 from flashportrait.inputs import FramedPortrait
+from flashportrait.media.clip import source_files
 from flashportrait.media.lock import LOCK_NAME
 from flashportrait.sampling.denoise import Denoiser
 from flashportrait.sampling.noise import FrameNoise, GivenNoise
@@ -112,9 +113,12 @@ class WorkDirectory:
         ]
         for role, old in manifest["inputs"].items():
             file = Path(old["path"])
-            if not file.is_file():
+            try:
+                same = _describe_file(file) == old
+            except UserError:
                 changes.append(f"the {role} {file} is gone")
-            elif _describe_file(file) != old:
+                continue
+            if not same:
                 changes.append(f"the {role} {file} has changed")
         if changes:
             raise UserError(f"the run in '{path}' can't go on: {'; '.join(changes)}; start it anew")
@@ -342,14 +346,17 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _describe_file(file: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    try:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise UserError(f"{file} can't be read ({error.strerror or error}); check the path") from error
-    return {"path": str(file.resolve()), "bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+    """A file, or the pictures of a folder or pattern, by content."""
+    digest, size = hashlib.sha256(), 0
+    for part in source_files(file):
+        try:
+            with part.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+                    size += len(chunk)
+        except OSError as error:
+            raise UserError(f"{part} can't be read ({error.strerror or error}); check the path") from error
+    return {"path": str(file.resolve()), "bytes": size, "sha256": digest.hexdigest()}
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -39,7 +39,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("head", "eyes", "emotion", "mouth"), GAINS),
     "motion": st.sampled_from(["adapted", "absolute", "relative"]),
     "view": st.sampled_from(["whole", "face"]),
-    **dict.fromkeys(("face", "portrait_face", "steps", "threads"), st.integers(1, 10**6)),
+    **dict.fromkeys(("face", "portrait_face", "steps", "threads", "frames"), st.integers(1, 10**6)),
     **dict.fromkeys(("face_box", "portrait_box"), BOXES),
     **dict.fromkeys(("text_scale", "emotion_scale", "temperature"), SCALES),
     "refine": st.floats(0, 1),

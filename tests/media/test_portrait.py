@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 
 from flashportrait.errors import UserError
-from flashportrait.media.portrait import BACKDROP, load_portrait
+from flashportrait.media.pixels import BACKDROP
+from flashportrait.media.portrait import load_portrait, reduction
 
 
 def halves(width: int = 96, height: int = 64) -> np.ndarray:
@@ -93,7 +96,8 @@ def test_bad_pictures_are_refused_in_one_line(tmp_path: Path) -> None:
     reasons = {
         "tiny.png": "63x500",
         "wide.png": "8193x64",
-        "bomb.png": "8192",
+        "bomb.png": "268 million",
+        "https://example.org/face.jpg": "addresses are not fetched",
         "text.png": "not a picture",
         "empty.png": "not a picture",
         "cut.jpg": "is it complete",
@@ -102,8 +106,126 @@ def test_bad_pictures_are_refused_in_one_line(tmp_path: Path) -> None:
     }
     for name, reason in reasons.items():
         with pytest.raises(UserError, match=reason) as caught:
-            load_portrait(tmp_path / name)
+            load_portrait(name if "://" in name else tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+def quarters(width: int, height: int) -> np.ndarray:
+    """uint8 [h, w], dark but for its upper left quarter."""
+    pixels = np.full((height, width), 30, np.uint8)
+    pixels[: height // 2, : width // 2] = 220
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "size", "expected"),
+    [
+        ("phone.jpg", "L", (12000, 9000), (6000, 4500)),
+        ("wide.jpg", "RGB", (17000, 400), (4250, 100)),
+        ("deep.png", "I;16", (8200, 200), (4100, 100)),
+        ("few.png", "1", (8193, 300), (4097, 150)),
+        ("palette.gif", "P", (8400, 300), (4200, 150)),
+        ("ink.tiff", "CMYK", (8400, 300), (4200, 150)),
+        ("clear.webp", "RGBA", (8200, 300), (4100, 150)),
+    ],
+)
+def test_large_pictures_are_reduced_by_a_whole_factor(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    mode: str,
+    size: tuple[int, int],
+    expected: tuple[int, int],
+) -> None:
+    picture = Image.fromarray(quarters(*size))
+    picture = Image.fromarray(np.asarray(picture, np.uint16) * 257) if mode == "I;16" else picture.convert(mode)
+    picture.save(tmp_path / name)
+    portrait = load_portrait(tmp_path / name)
+    assert (portrait.mode, portrait.size) == ("RGB", expected)
+    assert reduction(portrait) == pytest.approx(size[0] / expected[0])
+    seen = np.asarray(portrait.convert("L").resize((2, 2), Image.Resampling.BOX)).astype(int)
+    truth = np.array([[255, 0], [0, 0]] if mode == "1" else [[220, 30], [30, 30]])
+    assert np.abs(seen - truth).max() < (40 if mode in ("1", "CMYK") else 8)
+    (record,) = caplog.records
+    assert f"{size[0]}x{size[1]} pixels: reduced to {expected[0]}x{expected[1]}" in record.getMessage()
+    assert reduction(load_portrait(portrait)) == reduction(portrait)
+
+
+def test_a_turned_picture_is_reduced_before_it_is_turned(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(quarters(8200, 400)).save(tmp_path / "turned.jpg", exif=exif)
+    portrait = load_portrait(tmp_path / "turned.jpg")
+    assert portrait.size == (200, 4100)
+    assert np.asarray(portrait)[100, [50, 150], 0] == pytest.approx([30, 220], abs=6)
+
+
+def with_segment(jpeg: bytes, marker: int, data: bytes) -> bytes:
+    """A JPEG with one more segment at its beginning."""
+    return jpeg[:2] + bytes([0xFF, marker]) + (len(data) + 2).to_bytes(2, "big") + data + jpeg[2:]
+
+
+def with_chunk(png: bytes, name: bytes, data: bytes, checksum: int | None = None) -> bytes:
+    """A PNG with one more chunk after its header, whose checksum is right unless given."""
+    checksum = zlib.crc32(name + data) if checksum is None else checksum
+    return png[:33] + len(data).to_bytes(4, "big") + name + data + checksum.to_bytes(4, "big") + png[33:]
+
+
+def test_metadata_that_cannot_be_read_is_ignored_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    jpeg, png = io.BytesIO(), io.BytesIO()
+    Image.fromarray(halves()).save(jpeg, "JPEG", quality=95)
+    Image.fromarray(halves()).save(png, "PNG")
+    bomb = zlib.compress(bytes(80_000_000))
+    broken = {
+        "exif.jpg": with_segment(jpeg.getvalue(), 0xE1, b"Exif\0\0garbage-"),
+        "offsets.jpg": with_segment(jpeg.getvalue(), 0xE1, b"Exif\0\0II*\0\xff\xff\xff\x7f" + bytes(range(64))),
+        "profile.jpg": with_segment(jpeg.getvalue(), 0xE2, b"ICC_PROFILE\0\1\1" + b"garbage" * 40),
+        "text.png": with_chunk(png.getvalue(), b"zTXt", b"Comment\0\0" + bomb),
+        "itext.png": with_chunk(png.getvalue(), b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb),
+        "sum.png": with_chunk(png.getvalue(), b"tEXt", b"Comment\0hello", checksum=1),
+        "exif.png": with_chunk(png.getvalue(), b"eXIf", b"garbage-"),
+        "icc.png": with_chunk(png.getvalue(), b"iCCP", b"name\0\0" + zlib.compress(b"garbage" * 40)),
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+        caplog.clear()
+        portrait = load_portrait(tmp_path / name)
+        assert distance(portrait, halves()) < 4, name
+        assert len(caplog.records) == 1, (name, caplog.messages)
+        assert str(tmp_path / name) in caplog.records[0].getMessage()
+
+
+def test_xmp_of_any_content_does_no_harm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    jpeg = io.BytesIO()
+    Image.fromarray(halves()).save(jpeg, "JPEG", quality=95)
+    xmp = with_segment(jpeg.getvalue(), 0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><garbage")
+    (tmp_path / "xmp.jpg").write_bytes(xmp)
+    assert distance(load_portrait(tmp_path / "xmp.jpg"), halves()) < 4
+    assert not caplog.records
+
+
+def test_heic_is_read_with_the_extra(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.fromarray(halves())).save(tmp_path / "phone.heic", quality=95)
+    assert distance(load_portrait(tmp_path / "phone.heic"), halves()) < 6
+
+
+def test_heic_names_the_extra_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    with pytest.raises(UserError, match=r"HEIC picture.*pip install 'flashportrait\[heic\]'"):
+        load_portrait(tmp_path / "phone.heic")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_avif_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(halves()).save(tmp_path / "phone.avif", quality=95)
+    assert distance(load_portrait(tmp_path / "phone.avif"), halves()) < 6
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(UserError, match=r"AVIF picture.*Pillow 11\.3"):
+        load_portrait(tmp_path / "phone.avif")
 
 
 def test_real_portraits_load(shared: Path) -> None:

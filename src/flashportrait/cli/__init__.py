@@ -37,7 +37,8 @@ class Terminated(KeyboardInterrupt):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 success, 1 an internal error or a failed check, 2 something the user can mend, 130 Ctrl-C, 143 SIGTERM.
+    0 success, 1 an internal error or a failed check, 2 something the user can mend, 3 a video that is whole but lacks
+    sound, which failed, 130 Ctrl-C, 143 SIGTERM.
     Usage errors and ``--help`` leave through argparse's ``SystemExit``, with 2 and 0.
     """
     argv = sys.argv[1:] if argv is None else list(argv)

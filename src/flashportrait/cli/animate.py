@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from flashportrait.cli.console import Console
+from flashportrait.cli.console import EXIT_SOUND, Console
 from flashportrait.cli.options import add_settings, given_settings
 from flashportrait.cli.progress import ProgressBars
 from flashportrait.job import run as run_job
@@ -22,4 +22,4 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with ProgressBars(console) as bars:
         summary = run_job(job, on_progress=bars)
     console.result(summary.to_dict(), str(summary))
-    return 0
+    return 0 if summary.sound_lost is None else EXIT_SOUND

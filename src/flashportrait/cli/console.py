@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+EXIT_SOUND = 3
+"""Exit code of a run whose video is whole but lacks sound of the driver, which failed."""
+
 PROGRESS_DELAY_SECONDS = 1.0
 """Work that ends sooner shows no bar."""
 

@@ -28,12 +28,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     if args.output is not None:
         check_place(args.output, SHEET_SUFFIXES, [args.media])
-    frames = _frames(args.media)
+    frames, reduced = _frames(args.media)
 
     from flashportrait.face.blendshapes import FaceLandmarker
     from flashportrait.face.sheet import contact_sheet
 
     sheet, faces = contact_sheet(frames, FaceLandmarker())
+    for face in faces:  # in pixels of the file, as --face-box and --portrait-box are
+        face |= {"box": [round(value * reduced) for value in face["box"]], "size": round(face["size"] * reduced)}
     if args.output is not None:
         with written_whole(args.output) as part:
             sheet.save(part)
@@ -43,20 +45,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _frames(path: Path) -> Iterable[np.ndarray]:
-    """The frames of a video, or a picture as the only one."""
+def _frames(path: Path) -> tuple[Iterable[np.ndarray], float]:
+    """The frames of a clip, or a picture as the only one, and by how much they are smaller than the file's."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
 
-    from flashportrait.media.portrait import load_portrait
-    from flashportrait.media.reader import VideoReader
+    from flashportrait.media.clip import is_still, open_clip
+    from flashportrait.media.portrait import load_portrait, reduction
 
-    if path.is_file():
-        try:
-            with Image.open(path) as image:
-                still = getattr(image, "n_frames", 1) == 1
-        except UnidentifiedImageError:
-            still = False
-        if still:
-            return [np.asarray(load_portrait(path))]
-    return VideoReader(path)
+    if is_still(path):
+        portrait = load_portrait(path)
+        return [np.asarray(portrait)], reduction(portrait)
+    return open_clip(path), 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from flashportrait.cli.console import Console
+from flashportrait.cli.console import EXIT_SOUND, Console
 from flashportrait.cli.progress import ProgressBars
 from flashportrait.job import resume
 
@@ -21,4 +21,4 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with ProgressBars(console) as bars:
         summary = resume(args.work, keep_work=args.keep_work, on_progress=bars)
     console.result(summary.to_dict(), str(summary))
-    return 0
+    return 0 if summary.sound_lost is None else EXIT_SOUND

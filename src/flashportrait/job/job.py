@@ -68,10 +68,16 @@ class Job:
 
     portrait: Path = setting(path, "a picture: JPEG, PNG, WebP, ...", metavar="PORTRAIT")
     """The picture to animate."""
-    driving: Path = setting(path, "a video, or a template made by extract", metavar="DRIVING")
-    """The video whose motion is taken, or a motion template (.safetensors)."""
-    output: Path = setting(path, ".mp4, .mov, .mkv or .webm", metavar="OUT")
-    """The video to write; its ending chooses the kind."""
+    driving: Path = setting(
+        path,
+        "a video, a folder of frames, or a template made by extract",
+        metavar="DRIVING",
+    )
+    """The video whose motion is taken, or a motion template (.safetensors). Pictures will do: an animated GIF, WebP or
+    PNG, a folder, a pattern (``frames_%04d.png``, ``frames/*.png``), or one picture with ``frames``."""
+    output: Path = setting(path, ".mp4, .mov, .m4v, .mkv, .webm, .gif, .webp, or a folder of PNGs", metavar="OUT")
+    """The video to write; its ending chooses the kind. A pattern (``frames_%04d.png``), or a name without an ending,
+    which is a folder, gets numbered PNG files."""
     model: str = setting(text, "nano, 14b, 14b-fast or a folder; default: nano", default="nano", metavar="NAME")
     """A model's name, or the folder of a saved pipeline."""
     view: Literal["whole", "face"] = setting(
@@ -119,6 +125,11 @@ class Job:
         metavar="RATE",
     )
     """Frames per second to resample the driving video to, 1 to 240; as filmed unless given."""
+
+    frames: int | None = setting(
+        POSITIVE, "make this many frames, where DRIVING is one picture", default=None, group=CLIP, metavar="N"
+    )
+    """How many frames to make where the driver is one picture, whose expression is held; refused otherwise."""
 
     head: float = setting(
         GAIN, "gain of head motion, 0 to 5: 0 still, 1 as filmed (default)", default=1.0, group=MOTION, metavar="GAIN"

@@ -57,8 +57,10 @@ def open_marks(job: Job, teller: Teller) -> Marks:
 def _ingredients(job: Job) -> list[Ingredient]:
     from flashportrait.job.opening import TEMPLATE_SUFFIX
     from flashportrait.marking.credentials import Ingredient
+    from flashportrait.media.clip import source_files
 
     if not job.ingredients:
         return []
     driver = "motion template" if job.driving.suffix.lower() == TEMPLATE_SUFFIX else "driving video"
-    return [Ingredient.of(job.portrait, "portrait"), Ingredient.of(job.driving, driver)]
+    # Of pictures in a folder or pattern the first stands for all: a manifest of thousands is of no use.
+    return [Ingredient.of(job.portrait, "portrait"), Ingredient.of(source_files(job.driving)[0], driver)]

@@ -39,6 +39,7 @@ def open_inputs(job: Job) -> Inputs:
         UserError: the first thing that is wrong.
     """
     from flashportrait.marking.certificate import given_identity
+    from flashportrait.media.clip import is_swapped
     from flashportrait.media.portrait import load_portrait
     from flashportrait.media.writer import check_output
 
@@ -49,9 +50,20 @@ def open_inputs(job: Job) -> Inputs:
     for file in job.lora:
         if not file.exists():
             raise UserError(f"there is no LoRA '{file}'")
-    portrait = load_portrait(job.portrait)
-    driving = open_driving(job)
-    return Inputs(portrait, driving if hasattr(driving, "info") else None, driving, output)
+    try:
+        portrait = load_portrait(job.portrait)
+        driving = open_driving(job)
+    except UserError as error:
+        if is_swapped(job.portrait, job.driving):
+            raise UserError(
+                f"the portrait '{job.portrait}' is a clip and the driver '{job.driving}' a picture: give the picture "
+                "first, then the clip"
+            ) from error
+        raise
+    reader = driving if hasattr(driving, "info") else None
+    if reader is not None and job.audio:
+        check_output(job.output, [job.portrait, job.driving], reader.audio)
+    return Inputs(portrait, reader, driving, output)
 
 
 def check(job: Job) -> None:
@@ -80,9 +92,9 @@ def check_model(job: Job) -> None:
 def open_driving(job: Job) -> VideoReader | MotionFeatures:
     """The driving clip, cut and resampled as asked."""
     if job.driving.suffix.lower() != TEMPLATE_SUFFIX:
-        from flashportrait.media.reader import VideoReader
+        from flashportrait.media.clip import open_clip
 
-        return VideoReader(job.driving, trim=job.trim, fps=job.fps)
+        return open_clip(job.driving, job.trim, job.fps, job.frames)
     from flashportrait.face.motion import MotionFeatures
     from flashportrait.media.timing import Trim
 
@@ -99,9 +111,12 @@ def motion_key(job: Job, layout: str) -> str:
         job: whose driver is a video.
         layout: name of the motion rows' layout, which the model chooses.
     """
-    chosen: tuple[Any, ...] = (job.trim, job.fps, job.face, job.face_box, layout)
+    from flashportrait.media.clip import source_files
+
+    chosen: tuple[Any, ...] = (job.trim, job.fps, job.frames, job.face, job.face_box, layout)
     digest = hashlib.sha256(repr(chosen).encode())
-    with job.driving.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
+    for file in source_files(job.driving):
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
     return digest.hexdigest()

@@ -138,6 +138,8 @@ def _perform(
         reader = inputs.reader
         for warning in reader.warnings if reader else []:
             teller.warn(warning)
+        for note in reader.notes if reader else []:
+            teller.note(note)
         plan = None
         if job.model in PLANNED:
             machine = cache.machine(job.device)
@@ -155,7 +157,7 @@ def _perform(
             with cache.using(job, plan) as pipeline:
                 teller("load", 1, 1)
                 loaded = time.perf_counter()
-                video, size = _animate(job, inputs, marks, pipeline, work, teller, motion_for)
+                video, size, sound_lost = _animate(job, inputs, marks, pipeline, work, teller, motion_for)
             teller.finish()
         for warning in [*(reader.warnings if reader else []), *video.report.warnings]:
             teller.warn(warning)
@@ -170,6 +172,7 @@ def _perform(
         report=video.report,
         seconds={"load": loaded - started, **video.report.seconds, "total": time.perf_counter() - started},
         warnings=tuple(teller.messages),
+        sound_lost=sound_lost,
     )
 
 
@@ -260,8 +263,8 @@ def _animate(
     work: WorkDirectory,
     teller: Teller,
     motion_for: MotionFor | None,
-) -> tuple[PortraitVideo, tuple[int, int]]:
-    """Make, write and measure the frames; returns them with the (width, height) of what was written."""
+) -> tuple[PortraitVideo, tuple[int, int], str | None]:
+    """Make, write and measure the frames; returns them with the (width, height) of what was written, and lost sound."""
     from flashportrait.inputs import load_motion
 
     settings = _pipeline_settings(job)
@@ -277,7 +280,7 @@ def _animate(
     video = pipeline(inputs.portrait, driving, work=work, progress=teller, stream=True, **settings)
     video.report.seconds["motion"] += seconds
     with closing(video):
-        return video, _write(job, inputs, marks, video, teller)
+        return video, *_write(job, inputs, marks, video, teller)
 
 
 def _pipeline_settings(job: Job) -> dict[str, Any]:
@@ -307,8 +310,10 @@ def _pipeline_settings(job: Job) -> dict[str, Any]:
     }
 
 
-def _write(job: Job, inputs: Inputs, marks: Marks, video: PortraitVideo, teller: Teller) -> tuple[int, int]:
-    """Write and measure the frames as they come; returns the (width, height) of what was written."""
+def _write(
+    job: Job, inputs: Inputs, marks: Marks, video: PortraitVideo, teller: Teller
+) -> tuple[tuple[int, int], str | None]:
+    """Write and measure the frames as they come; returns their (width, height) and why sound is missing."""
     from flashportrait.evaluation.report import QualityMonitor
     from flashportrait.media.writer import VideoWriter
 
@@ -335,7 +340,7 @@ def _write(job: Job, inputs: Inputs, marks: Marks, video: PortraitVideo, teller:
         for frame in frames:
             writer.write(frame)
             teller("decode", writer.frames, len(video))
-        return writer.size
+    return writer.size, writer.sound_lost
 
 
 def _compared(frames: Iterator[np.ndarray], inputs: Inputs) -> Iterator[np.ndarray]:

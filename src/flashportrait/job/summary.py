@@ -32,6 +32,8 @@ class Summary:
     """Wall time by stage, with ``load`` and ``total``."""
     warnings: tuple[str, ...]
     """All that was warned of, one line each."""
+    sound_lost: str | None = None
+    """Why the driver's sound, or the rest of it, is missing from the output; None where nothing failed."""
 
     @property
     def frames(self) -> int:
@@ -50,6 +52,7 @@ class Summary:
             "mark": self.mark,
             **self.report.to_dict(),
             "warnings": list(self.warnings),
+            "sound_lost": self.sound_lost,
             "seconds": {stage: round(duration, 3) for stage, duration in self.seconds.items()},
         }
 

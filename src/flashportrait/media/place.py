@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from flashportrait.errors import UserError
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")
+"""How an address begins; names of drives have one letter."""
 
 FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -24,18 +28,38 @@ def check_place(path: Path, suffixes: Iterable[str], inputs: Iterable[str | Path
     Raises:
         UserError: another ending, a missing or closed folder, a folder, or one of `inputs`.
     """
-    suffixes, folder = list(suffixes), path.parent
+    suffixes = list(suffixes)
     if path.suffix.lower() not in suffixes:
         raise UserError(f"'{path}' is no kind of file that can be written here: end its name in {', '.join(suffixes)}")
-    if not folder.is_dir():
-        raise UserError(f"there is no folder '{folder}' for '{path.name}': make it first")
+    check_folder(path)
     if path.is_dir():
         raise UserError(f"'{path}' is a folder: give the name of a file to write")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"the folder '{folder}' can't be written to: choose another")
     for source in map(Path, inputs):
         if path.exists() and source.exists() and path.samefile(source):
             raise UserError(f"'{path}' is also an input, and would be overwritten: give another name")
+
+
+def check_address(path: Path) -> None:
+    """Refuse an address of the web; a path made from one has lost a slash.
+
+    Raises:
+        UserError: what to do in its stead.
+    """
+    if ADDRESS.match(str(path)):
+        raise UserError(f"'{path}' is an address, and addresses are not fetched: download it, and give the file")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a place whose folder is missing, or closed to us.
+
+    Raises:
+        UserError: which of the two.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise UserError(f"there is no folder '{folder}' for '{path.name}': make it first")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"the folder '{folder}' can't be written to: choose another")
 
 
 def part_of(path: Path) -> Path:

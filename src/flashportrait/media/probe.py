@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from flashportrait.errors import UserError
-from flashportrait.media.container import open_input
+from flashportrait.media.opening import open_input
 from flashportrait.media.timing import constant_rate
 
 FALLBACK_RATE = Fraction(25)

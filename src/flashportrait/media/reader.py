@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -74,7 +75,7 @@ class VideoReader:
         self.path = Path(path)
         self._trim = Trim.parse(trim) if isinstance(trim, str) else trim
         self._fps = parse_rate(fps) if fps is not None else None
-        self._probe: Probe = probe(self.path)
+        self._probe: Probe = self._look()
         self._warnings = list(self._probe.warnings)
         self._first, self._stop = self._selection()
         self._positions = self._probe.positions[self._first : self._stop]
@@ -135,6 +136,14 @@ class VideoReader:
         """One line each for what had to be left out."""
         return list(self._warnings)
 
+    @property
+    def notes(self) -> list[str]:
+        """One line each for what was assumed."""
+        return []
+
+    def _look(self) -> Probe:
+        return probe(self.path)
+
     def _selection(self) -> tuple[int, int]:
         """[first, stop) frame indices of the trim."""
         positions, unit = self._probe.positions, self._probe.unit
@@ -175,7 +184,7 @@ class VideoReader:
             raise UserError(f"no frame of '{self.path}' could be decoded: is it complete?")
         self._note(positions, damaged)
 
-    def _decoded(self) -> Iterator[tuple[VideoFrame | None, int, int]]:
+    def _decoded(self) -> Iterator[tuple[Any, int, int]]:
         """(frame, position, frames damaged or lost since), in order of appearance; a last (None, 0, lost) closes."""
         source = self._probe
         first_position = int(source.positions[self._first])
@@ -241,7 +250,7 @@ class VideoReader:
             yield held[0], index / fps
             index += 1
 
-    def _upright(self, frame: VideoFrame) -> np.ndarray:
+    def _upright(self, frame: Any) -> np.ndarray:
         source = self._probe
         turned = source.rotation in (90, 270)
         width, height = (source.height, source.width) if turned else (source.width, source.height)

@@ -2,111 +2,88 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import math
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Protocol
 
-import av
 import numpy as np
-from av.container import OutputContainer
-from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace
-from av.video.stream import VideoStream
 
+from flashportrait.errors import UserError
 from flashportrait.marking.credentials import Credentials, can_carry
 from flashportrait.marking.label import Label
-from flashportrait.marking.provenance import append_xmp_box, container_tags
-from flashportrait.media.audio import AudioTrack
+from flashportrait.marking.provenance import container_tags, mark_file
+from flashportrait.media.animation import ANIMATIONS, AnimationFile
+from flashportrait.media.container import CONTAINERS, ContainerFile, check_container
+from flashportrait.media.pictures import PictureFiles, check_pictures, is_pictures, place_pictures
 from flashportrait.media.place import check_place, disk_errors, part_of
 from flashportrait.media.reader import AudioSpan
 
-KEYFRAME_SECONDS = 2
-"""Longest time between keyframes, hence between fragments that a player can show while the file grows."""
+logger = logging.getLogger(__name__)
 
 MAX_TICKS_PER_SECOND = 1_000_000
 """Finest clock to write; times that need a finer one are rounded to it."""
 
-MIN_MOVIE_TICKS_PER_SECOND = 90_000
-"""Least fine clock for a file's durations, so that the sound's is right to a sample or so."""
 
-AUDIO_PREROLL_SECONDS = Fraction(1, 20)
-"""Two AAC packets: the run-in that encoders put before the first sample."""
+def check_output(path: str | Path, inputs: Iterable[str | Path] = (), audio: AudioSpan | None = None) -> Path:
+    """Refuse a place where the result can't or mustn't go, and sound that can't go there, before any work is done.
 
-BT709 = 1
-"""The code of ITU-R BT.709 in H.273, for matrix, primaries and transfer alike."""
-
-
-class Container(NamedTuple):
-    """How one kind of file is written."""
-
-    muxer: str
-    video_encoder: str
-    encoder_options: dict[str, str]
-    copied_audio: frozenset[str]
-    """Codecs whose packets are copied."""
-    audio_encoder: str
-    """What other sound is encoded with."""
-    muxer_options: dict[str, str]
-    edit_lists: bool
-    """Whether the file can hide the start of a stream: mp4's family."""
-
-
-# Fragments make the file playable while it grows; at the end the muxer rewrites the header as an ordinary one, which
-# every player and editor takes and which states the frame count (reliably so since FFmpeg 8.1, PyAV 17.1). The delayed
-# header lets it hold the edit list that keeps sound and pictures in step.
-_FRAGMENTED = {
-    "movflags": "frag_keyframe+empty_moov+default_base_moof+delay_moov+hybrid_fragmented",
-    "flush_packets": "1",
-}
-# A short lookahead, so that the first frames reach the disk soon.
-_X264 = {"crf": "17", "preset": "medium", "rc-lookahead": "10"}
-_MP4_AUDIO = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac", "flac"})
-_PCM = frozenset({"pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_f32le"})
-
-CONTAINERS = {
-    ".mp4": Container("mp4", "libx264", _X264, _MP4_AUDIO, "aac", _FRAGMENTED, True),
-    ".mov": Container("mov", "libx264", _X264, _MP4_AUDIO - {"opus", "flac"} | _PCM, "aac", _FRAGMENTED, True),
-    ".mkv": Container("matroska", "libx264", _X264, _MP4_AUDIO | _PCM | {"vorbis", "dts"}, "aac", {}, False),
-    ".webm": Container(
-        "webm",
-        "libvpx-vp9",
-        {"crf": "24", "row-mt": "1", "cpu-used": "4"},
-        frozenset({"opus", "vorbis"}),
-        "libopus",
-        {},
-        False,
-    ),
-}
-
-
-def check_output(path: str | Path, inputs: Iterable[str | Path] = ()) -> Path:
-    """Refuse a place where the result can't or mustn't go, before any work is done.
+    Args:
+        path: a file of a known kind, a pattern of PNG files (``frames_%04d.png``), or a folder of them (a name without
+            an ending).
+        inputs: files that it must not be, by any name.
+        audio: sound that is to go with it.
 
     Raises:
-        UserError: an unknown kind of file, a missing or closed folder, a folder, or one of `inputs` by any name.
+        UserError: an unknown kind of file, a missing or closed folder, a folder where a file is meant, pictures that
+            are there already, one of `inputs`, or sound that can't be read or encoded.
     """
     path = Path(path)
-    check_place(path, CONTAINERS, inputs)
+    if is_pictures(path):
+        check_pictures(path)
+        return path
+    if path.suffix.lower() == ".png":
+        raise UserError(f"'{path}' is one picture, and the result has many: give '{path.stem}_%04d.png', or a folder")
+    check_place(path, [*CONTAINERS, *ANIMATIONS], inputs)
+    if audio is not None and path.suffix.lower() in CONTAINERS:
+        check_container(path, audio)
     return path
+
+
+class _Target(Protocol):
+    """What frames are written into; there is one class for each family of outputs."""
+
+    size: tuple[int, int]
+    sound_lost: str | None
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+    def write(self, frame: np.ndarray, time: Fraction) -> None: ...
+    def finish(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class VideoWriter:
     """Write frames to a video as they come; the file appears at `path` only if the block ends without an error.
 
-    Until then it grows under a hidden name beside it (`part`), fragmented, so that a player can open it meanwhile.
-    An odd width or height is made even by repeating the last column or row, which 4:2:0 chroma needs.
+    Until then it grows under a hidden name beside it (`part`); mp4, mov, m4v, mkv and webm so that a player can open it
+    meanwhile. There an odd width or height is made even by repeating the last column or row, which 4:2:0 chroma needs.
 
         with VideoWriter("out.mp4", reader.info.rate, times=reader.times, audio=reader.audio) as writer:
             for frame in frames:
                 writer.write(frame)
 
+    Sound that fails on the way does not end the writing: see `sound_lost`.
+
     Args:
-        path: where to; its ending (.mp4, .mov, .mkv, .webm) chooses the container.
+        path: where to; its ending chooses the kind: a video (.mp4, .mov, .m4v, .mkv, .webm), an animation without sound
+            (.gif, .webp), or PNG files, numbered from 0: a pattern (``frames_%04d.png``), or a folder, which is a name
+            without an ending.
         rate: frames per second, exact.
         times: seconds at which each frame is shown, rising from 0, where they are not index / rate.
         audio: sound to carry along, starting with the first frame.
@@ -137,20 +114,16 @@ class VideoWriter:
         self.part = part_of(self.path)
         self.rate = rate
         self.frames = 0
-        self._kind = CONTAINERS[self.path.suffix.lower()]
         self._times = times
-        self._time_base = _time_base(rate, times)
-        self._audio_span = audio
+        self._audio = audio
         self._model = model
         self._mark = mark
         self._credentials = None
-        if mark and can_carry(self.path):
+        if mark and can_carry(self.path) and not is_pictures(self.path):
             self._credentials = credentials or Credentials(model=model)
         self._label = label
         self._shape: tuple[int, ...] | None = None
-        self._container: OutputContainer | None = None
-        self._stream: VideoStream | None = None
-        self._audio: AudioTrack | None = None
+        self._target: _Target | None = None
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -166,86 +139,76 @@ class VideoWriter:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of the file in pixels, once a frame was written."""
-        assert self._stream is not None, "no frame was written"
-        return self._stream.width, self._stream.height
+        """(width, height) of what is written in pixels, once a frame was."""
+        assert self._target is not None, "no frame was written"
+        return self._target.size
+
+    @property
+    def sound_lost(self) -> str | None:
+        """Why sound that was to be carried along is not there, or not all of it; None where nothing failed."""
+        return None if self._target is None else self._target.sound_lost
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line each for what is not in the file, complete when the block has ended; logged then."""
+        lines = [] if self._target is None else list(self._target.warnings)
+        if self._audio is not None and self.path.suffix.lower() not in CONTAINERS:
+            kind = "pictures hold" if is_pictures(self.path) else f"a {self.path.suffix} file holds"
+            lines.append(f"{kind} no sound: the driving video's is left out")
+        if self.sound_lost is not None:
+            lines.append(f"'{self.path}' lacks sound of the driving video, which failed: {self.sound_lost}")
+        return lines
 
     def write(self, frame: np.ndarray) -> None:
         """Add one uint8 RGB frame [h, w, 3]; all must be of one size."""
         with disk_errors(self.path):
-            if self._container is None:
-                self._open(frame.shape)
+            if self._target is None:
+                self._shape = frame.shape
+                self._target = self._open(frame.shape)
             assert frame.shape == self._shape, (frame.shape, self._shape)
             assert frame.dtype == np.uint8, frame.dtype
-            time = self._time(self.frames)
-            if self._audio is not None:
-                self._audio.advance(time)
-            picture = _picture(frame if self._label is None else self._label.draw(frame))
-            picture.time_base = self._time_base
-            picture.pts = round(time / self._time_base)
-            self._container.mux(self._stream.encode(picture))
+            shown = frame if self._label is None else self._label.draw(frame)
+            self._target.write(shown, self._time(self.frames))
             self.frames += 1
 
     def _time(self, index: int) -> Fraction:
         return index / self.rate if self._times is None else self._times[index]
 
-    def _open(self, shape: tuple[int, ...]) -> None:
-        kind = self._kind
-        self._shape = shape
-        options = dict(kind.muxer_options)
-        if kind.edit_lists:
-            # Edit lists count in the movie's clock, whose default of milliseconds would round the durations.
-            ticks = self._time_base.denominator
-            options["movie_timescale"] = str(ticks * math.ceil(MIN_MOVIE_TICKS_PER_SECOND / ticks))
-        self._container = av.open(str(self.part.absolute()), "w", format=kind.muxer, container_options=options)
-        if self._mark:
-            self._container.metadata.update(container_tags(self._model))
-        stream = self._container.add_stream(
-            kind.video_encoder, rate=self.rate, time_base=self._time_base, options=kind.encoder_options
-        )
-        stream.height, stream.width = (side + side % 2 for side in shape[:2])
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        context.gop_size = max(1, round(self.rate * KEYFRAME_SECONDS))
-        context.colorspace = context.color_primaries = context.color_trc = BT709
-        context.color_range = ColorRange.MPEG
-        self._stream = stream
-        if self._audio_span is not None:
-            preroll = AUDIO_PREROLL_SECONDS if kind.edit_lists else Fraction(0)
-            self._audio = AudioTrack(self._audio_span, self._container, kind.copied_audio, kind.audio_encoder, preroll)
+    def _open(self, shape: tuple[int, ...]) -> _Target:
+        if is_pictures(self.path):
+            return PictureFiles(self.part, self.path, shape)
+        suffix = self.path.suffix.lower()
+        if suffix in ANIMATIONS:
+            return AnimationFile(self.part, ANIMATIONS[suffix], shape, self.rate)
+        tags = container_tags(self._model) if self._mark else {}
+        time_base = _time_base(self.rate, self._times)
+        return ContainerFile(self.part, CONTAINERS[suffix], shape, self.rate, time_base, self._audio, tags)
 
     def _finish(self) -> None:
-        """Write what is buffered, close, mark, and put the file in place."""
-        assert self._container is not None, "no frame was written"
+        """Write what is buffered, close, mark, and put the result in place."""
+        assert self._target is not None, "no frame was written"
         with disk_errors(self.path):
-            self._container.mux(self._stream.encode(None))
-            if self._audio is not None:
-                self._audio.advance(None)
-            self._container.close()
-            if self._mark and self._kind.edit_lists:
-                append_xmp_box(self.part, self._model)
+            self._target.finish()
+            if self._mark:
+                for file in sorted(self.part.iterdir()) if self.part.is_dir() else [self.part]:
+                    mark_file(file, self._model)
             if self._credentials is not None:
                 self._credentials.sign(self.part, self.path.name)
-            os.replace(self.part, self.path)
+            if self.part.is_dir():
+                place_pictures(self.part, self.path)
+            else:
+                os.replace(self.part, self.path)
+        for warning in self.warnings:
+            logger.warning("%s", warning)
 
     def _discard(self) -> None:
         """Let go of everything; what is still at `part` is not whole."""
-        if self._audio is not None:
-            self._audio.close()
-        if self._container is not None:
-            # A second close after a failed one may complain of the same full disk.
-            with contextlib.suppress(OSError):
-                self._container.close()
-        self.part.unlink(missing_ok=True)
-
-
-def _picture(frame: np.ndarray) -> VideoFrame:
-    """Pixels in BT.709, limited range, 4:2:0, with even sides."""
-    height, width = frame.shape[:2]
-    if height % 2 or width % 2:
-        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    picture = VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    return picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+        if self._target is not None:
+            self._target.close()
+        if self.part.is_dir():
+            shutil.rmtree(self.part, ignore_errors=True)
+        else:
+            self.part.unlink(missing_ok=True)
 
 
 def _time_base(rate: Fraction, times: Sequence[Fraction] | None) -> Fraction:
