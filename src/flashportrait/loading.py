@@ -13,7 +13,7 @@ from diffusers.utils import logging
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.weights.folder import model_folder
-from flashportrait.weights.loading import load_components, load_fast_lora
+from flashportrait.weights.loading import Released, load_components, load_fast_lora, released_model
 from flashportrait.weights.lora import Lora, distilled_sigmas, load_lora
 from flashportrait.weights.plan import Plan, apply_plan
 
@@ -39,7 +39,8 @@ def load_pipeline(
 
     Args:
         name_or_path: ``nano`` (the embedded model), ``14b`` (the released one, downloaded before), ``14b-fast`` (the
-            same with its 4-step LoRA and tiny autoencoder), or the folder of a model written by ``save_pretrained``.
+            same with its 4-step LoRA and tiny autoencoder), or a folder: of a model written by ``save_pretrained``, or
+            with files in the released layout, of whatever size.
         device: where to run; the accelerator if there is one.
         dtype: of the networks; bfloat16 for the 14B and :func:`default_dtype` for others unless given.
         plan: how the 14B is fitted to the machine (``weights.plan.make_plan``); without one all of it goes on the
@@ -50,8 +51,9 @@ def load_pipeline(
         UserError: there is no such model, it is damaged, or a LoRA doesn't fit it.
     """
     device = default_device() if device is None else torch.device(device)
-    if name_or_path in ("14b", "14b-fast"):
-        return _load_14b(device, dtype or torch.bfloat16, plan, loras, fast=name_or_path == "14b-fast")
+    released = released_model(name_or_path)
+    if released is not None:
+        return _load_released(released, device, dtype or torch.bfloat16, plan, loras)
     # Loaded in its type rather than cast to it: norms and tables that must stay float32 then do.
     with _without_bars():
         pipeline = FlashPortraitPipeline.from_pretrained(
@@ -74,19 +76,22 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _load_14b(
+def _load_released(
+    model: Released,
     device: torch.device,
     dtype: torch.dtype,
     plan: Plan | None,
     loras: Sequence[tuple[str | Path, float]],
-    fast: bool,
 ) -> FlashPortraitPipeline:
-    components = load_components(torch_dtype=dtype, device=device if plan is None else None, fast=fast)
+    components = load_components(
+        model.folder, torch_dtype=dtype, device=device if plan is None else None, fast=model.fast
+    )
     transformer = components["transformer"]
-    lora = _read_loras(loras, transformer, *([load_fast_lora(transformer)] if fast else []))
-    use = {**OFFICIAL, "defaults": OFFICIAL["defaults"] | FAST} if fast else OFFICIAL
+    lora = _read_loras(loras, transformer, *([load_fast_lora(transformer, model.folder)] if model.fast else []))
+    use = {**OFFICIAL, "defaults": OFFICIAL["defaults"] | FAST} if model.fast else OFFICIAL
     pipeline = FlashPortraitPipeline(**components, **use)
-    pipeline.register_to_config(_name_or_path="14b-fast" if fast else "14b")
+    pipeline.register_to_config(_name_or_path="14b-fast" if model.fast else str(model.folder or "14b"))
+    pipeline.weights_folder = model.folder
     if plan is None:
         lora.merge(transformer)
     else:

@@ -84,6 +84,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "text_encoder->image_encoder->portrait_encoder->transformer->vae"
     _optional_components = ["vae", "image_encoder", "image_processor", "text_encoder", "tokenizer"]  # noqa: RUF012
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    weights_folder: Path | None = None
+    """Where the motion extractor's files lie, for a model that was loaded from a folder in the released layout."""
 
     def __init__(
         self,
@@ -194,7 +196,9 @@ class FlashPortraitPipeline(DiffusionPipeline):
         with report.stage("motion"):
             filmed = work.motion() if work is not None else None
             if filmed is None:
-                filmed = load_motion(driving, self.config.motion_layout, face, progress=progress)
+                filmed = load_motion(
+                    driving, self.config.motion_layout, face, progress=progress, weights=self.weights_folder
+                )
             if work is not None:
                 work.save_motion(filmed)
             motion = shape_motion(filmed, controls or MotionControls(), framed.row)

@@ -26,9 +26,8 @@ from flashportrait.weights.lora import load_lora
 from flashportrait.weights.official import load_image_encoder, load_text_encoder, load_transformer
 from flashportrait.weights.plan import (
     ACTIVATION_TENSORS,
-    BLOCK_PARAMETERS,
     LAYERS,
-    OTHER_PARAMETERS,
+    RELEASED,
     Machine,
     Plan,
     Work,
@@ -210,8 +209,8 @@ def test_parameters_are_what_the_plan_says(full_width):
     block = sum(parameter.numel() for parameter in full_width.blocks[0].parameters())
     rest = sum(parameter.numel() for parameter in full_width.parameters()) - block
     linear = sum(p.numel() for p in full_width.blocks[0].parameters() if p.ndim == 2)
-    assert linear == BLOCK_PARAMETERS
-    assert rest + LAYERS * (block - linear) == OTHER_PARAMETERS
+    assert linear == RELEASED.block_parameters
+    assert rest + LAYERS * (block - linear) == RELEASED.other_parameters
 
 
 def toy_pipeline() -> SimpleNamespace:

@@ -105,7 +105,8 @@ def torch_device(name: str | None) -> Any:
 
 def _key(job: Job, plan: Plan | None) -> Hashable:
     """What decides a loaded pipeline; files count with their time of change."""
-    model = job.model if job.model in MODELS else _stamp(Path(job.model) / "model_index.json")
+    files = (Path(job.model) / name for name in ("model_index.json", "transformer.pt"))
+    model = job.model if job.model in MODELS else tuple(map(_stamp, files))
     fitted = None if plan is None else (plan.storage, plan.placement, plan.text_encoder)
     return model, job.device, job.dtype, tuple(map(_stamp, job.lora)), job.lora_strength, fitted
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flashportrait.errors import UserError
 from flashportrait.job.job import Job
 from flashportrait.job.marks import Marks, open_marks
-from flashportrait.job.memory import PLANNED, plan_memory
+from flashportrait.job.memory import plan_memory
 from flashportrait.job.models import ModelCache
 from flashportrait.job.opening import Inputs, motion_key, open_inputs
 from flashportrait.job.progress import Cancelled, Flag, Progress, Stopped, Teller
@@ -131,6 +131,8 @@ def _perform(
     motion_for: MotionFor | None,
 ) -> Summary:
     """Check what can be checked cheaply, load the model, and write frames as they come."""
+    from flashportrait.weights.loading import released_model
+
     teller = Teller(on_progress, cancel)
     with teller.listening(), nullcontext(models) if models is not None else ModelCache() as cache:
         inputs = open_inputs(job)
@@ -139,9 +141,10 @@ def _perform(
         for warning in reader.warnings if reader else []:
             teller.warn(warning)
         plan = None
-        if job.model in PLANNED:
+        released = released_model(job.model)
+        if released is not None:
             machine = cache.machine(job.device)
-            plan = plan_memory(job, machine, inputs.portrait.size, len(inputs.driving))
+            plan = plan_memory(job, released, machine, inputs.portrait.size, len(inputs.driving))
             teller.note(f"{machine.name}: {plan.summary()}")
             # Settled here, so that a run that goes on with other memory free has the same windows.
             job = replace(job, window=plan.window, overlap=plan.overlap if job.overlap is None else job.overlap)
@@ -270,7 +273,10 @@ def _animate(
         reader, layout = inputs.reader, pipeline.config.motion_layout
         started = time.perf_counter()
         driving = motion_for(
-            motion_key(job, layout), lambda: load_motion(reader, layout, settings["face"], progress=teller)
+            motion_key(job, layout),
+            lambda: load_motion(
+                reader, layout, settings["face"], progress=teller, weights=pipeline.weights_folder
+            ),
         )
         teller("motion", len(driving), len(driving))
         seconds = time.perf_counter() - started
