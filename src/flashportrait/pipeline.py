@@ -79,6 +79,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         framing: how portraits are cut to the model's view, values of :class:`~flashportrait.inputs.Framing`.
         reference: what shows the network the portrait: ``first``, the paper's; ``animated``, drawn on a face mesh with
             the driver's pose and expression; or ``turned``, with its pose alone (:mod:`.reference`).
+        negative_prompt: what guidance by text leads away from, unless a call says otherwise.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->portrait_encoder->transformer->vae"
@@ -101,6 +102,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         defaults: dict[str, Any] | None = None,
         framing: dict[str, Any] | None = None,
         reference: str = "first",
+        negative_prompt: str = "",
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -118,6 +120,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             defaults=defaults or {},
             framing=framing or {},
             reference=reference,
+            negative_prompt=negative_prompt,
         )
 
     @classmethod
@@ -140,7 +143,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         driving: DrivingSource,
         *,
         prompt: str = "",
-        negative_prompt: str = "",
+        negative_prompt: str | None = None,
         size: int | None = None,
         view: View = "whole",
         seed: int = 0,
@@ -161,7 +164,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         Args:
             portrait: a picture, its path, or one already cut to the model's view.
             driving: a video's path, a motion template's path, ``MotionFeatures``, or frames (uint8 RGB [h w 3]).
-            prompt, negative_prompt: in words; need a text encoder.
+            prompt, negative_prompt: in words; need a text encoder. The negative one is the model's own unless given.
             size: pixels of the result's longer side; unless given the portrait's own, within limits (:mod:`.canvas`),
                 or the model's.
             view: ``whole``, the picture as it was given, or ``face``, a square around the face.
@@ -189,6 +192,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         if unknown := sorted({*callback_on_step_end_tensor_inputs} - {*self._callback_tensor_inputs}):
             raise UserError(f"the callback asks for {', '.join(unknown)}; it can be given latents only")
         face, report = face or FaceChoice(), RunReport()
+        negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
         staged = progress if callable(progress) else None
         with report.stage("portrait", staged):
             framed = frame_portrait(portrait, self.framing, face, size, view)

@@ -41,6 +41,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "view": st.sampled_from(["whole", "face"]),
     **dict.fromkeys(("face", "portrait_face", "steps", "threads"), st.integers(1, 10**6)),
     **dict.fromkeys(("face_box", "portrait_box"), BOXES),
+    **dict.fromkeys(("prompt", "negative_prompt"), NAMES),
     **dict.fromkeys(("text_scale", "emotion_scale", "temperature"), SCALES),
     "refine": st.floats(0, 1),
     "window": st.integers(100, 200),

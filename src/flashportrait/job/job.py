@@ -41,6 +41,7 @@ CLIP, MOTION = "driving video", "motion"
 FACE, PORTRAIT_FACE = "which face", "which face of the portrait"
 SAMPLING = "sampling (default: the model's own)"
 MARKS = "marks (see docs/responsible-use.md)"
+TEXT = "text (models with a text encoder: 14b)"
 DEVICE, MEMORY, LORA = "device", "memory (14b; default: what fits, planned before it starts)", "LoRA"
 
 GAIN = number(0, 5)
@@ -159,6 +160,19 @@ class Job:
         box, "the face inside this box; for drawings", default=None, group=PORTRAIT_FACE, metavar="X0,Y0,X1,Y1"
     )
     """Left, top, right, bottom in pixels of the portrait."""
+
+    prompt: str | None = setting(
+        text, "what is to be seen, in words; default: none", default=None, group=TEXT, metavar="WORDS"
+    )
+    """What is to be seen, in words; none unless given."""
+    negative_prompt: str | None = setting(
+        text,
+        "what guidance by text leads away from, at text scales above 1; default: the model's own",
+        default=None,
+        group=TEXT,
+        metavar="WORDS",
+    )
+    """What guidance by text leads away from; the model's own unless given."""
 
     steps: int | None = setting(POSITIVE, "denoising steps", default=None, group=SAMPLING, metavar="N")
     """Denoising steps, from 1; the model's own unless given, as all settings of sampling."""

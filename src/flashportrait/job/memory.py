@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 OFFLOAD = {None: None, True: "offload", False: "resident"}
 
 
-def plan_memory(
-    job: Job, model: Released, machine: Machine, portrait_size: tuple[int, int], frames: int
-) -> Plan:
+def plan_memory(job: Job, model: Released, machine: Machine, portrait_size: tuple[int, int], frames: int) -> Plan:
     """The plan for a job whose model is in the released layout.
 
     Args:
@@ -61,7 +59,7 @@ def _passes(job: Job, fast: bool) -> tuple[int, int]:
         defaults[name] if given is None else given
         for name, given in (("text_scale", job.text_scale), ("emotion_scale", job.emotion_scale))
     )
-    branches = len(Guidance(*scales, same_prompts=True).weights())
+    branches = len(Guidance(*scales).weights())
     predictor = parse_predictor(job.predictor) if job.predictor else preset(job.speed or "exact")
     if predictor is None:
         return steps, branches

@@ -274,9 +274,7 @@ def _animate(
         started = time.perf_counter()
         driving = motion_for(
             motion_key(job, layout),
-            lambda: load_motion(
-                reader, layout, settings["face"], progress=teller, weights=pipeline.weights_folder
-            ),
+            lambda: load_motion(reader, layout, settings["face"], progress=teller, weights=pipeline.weights_folder),
         )
         teller("motion", len(driving), len(driving))
         seconds = time.perf_counter() - started
@@ -291,7 +289,9 @@ def _pipeline_settings(job: Job) -> dict[str, Any]:
     from flashportrait.inputs import FaceChoice, MotionControls
     from flashportrait.sampling.speed import parse_predictor
 
-    sampling = {
+    given = {
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
         "num_inference_steps": job.steps,
         "text_scale": job.text_scale,
         "emotion_scale": job.emotion_scale,
@@ -309,7 +309,7 @@ def _pipeline_settings(job: Job) -> dict[str, Any]:
         "controls": MotionControls(job.motion, job.head, job.eyes, job.emotion, job.mouth, float(job.smooth)),
         "face": FaceChoice(job.face, job.face_box, job.portrait_face, job.portrait_box),
         "view": job.view,
-        **{name: value for name, value in sampling.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
     }
 
 

@@ -42,7 +42,7 @@ ORIGINAL_VAE = "Wan2.1_VAE.pth"
 ORIGINAL_TOKENIZER = "google/umt5-xxl"
 
 FOLDERS = ("", "FlashPortrait")
-"""Below a given folder, where the released files may lie: side by side, or as in the released code's ``checkpoints``."""
+"""Below a given folder, where the released files may lie: in it, or as in the released code's ``checkpoints``."""
 
 SHIFT = 5.0
 """Of the noise schedule that the 14B samples with."""
@@ -186,7 +186,10 @@ def sizes_of(folder: str | Path | None = None) -> Sizes:
     tensors = read_checkpoint(files.find("transformer_14b"))
     words = transformer_words(tensors)
     wan = files.wan()
-    text, image = _state(wan, "text_encoder", ORIGINAL_TEXT_ENCODER), _state(wan, "image_encoder", ORIGINAL_IMAGE_ENCODER)
+    text, image = (
+        _state(wan, "text_encoder", ORIGINAL_TEXT_ENCODER),
+        _state(wan, "image_encoder", ORIGINAL_IMAGE_ENCODER),
+    )
     portrait = read_checkpoint(files.find("portrait_encoder_14b"))
     return Sizes(
         width=words["dim"],

@@ -1,4 +1,4 @@
-"""Fitting the 14B, or a model of its layout, to a machine: what is kept where, in which type, and what that will cost, said before it starts.
+"""Fitting a model in the released layout to a machine: what is kept where, in which type, and what it will cost.
 
 ``make_plan`` is arithmetic on sizes; ``detect_machine`` measures; ``apply_plan`` changes a finished pipeline from
 outside, with diffusers' layerwise casting and group offloading.

@@ -88,7 +88,9 @@ class _Shapes:
 
     def __call__(self, key: str) -> tuple[int, ...]:
         if key not in self._tensors:
-            raise UserError(f"{self._name} isn't the released one: it lacks {key}; fetch it: flashportrait download 14b")
+            raise UserError(
+                f"{self._name} isn't the released one: it lacks {key}; fetch it: flashportrait download 14b"
+            )
         return tuple(self._tensors[key].shape)
 
 
