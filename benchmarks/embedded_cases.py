@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from acceleration_clips import draw_portrait
+from flashportrait.evaluation.fitting import draw_portrait
 from flashportrait.avatars.renderer import render
 from flashportrait.canvas import Canvas
 from flashportrait.errors import UserError

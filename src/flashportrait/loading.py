@@ -13,14 +13,23 @@ from diffusers.utils import logging
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.weights.folder import model_folder
-from flashportrait.weights.loading import Released, load_components, load_fast_lora, released_model
+from flashportrait.weights.loading import ModelFiles, Released, load_components, load_fast_lora, released_model
 from flashportrait.weights.lora import Lora, distilled_sigmas, load_lora
 from flashportrait.weights.plan import Plan, apply_plan
+from flashportrait.weights.speeds import SPEEDS_FILE, read_speeds
+
+WAN_NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
+    "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，"
+    "背景人很多，倒着走"
+)
+"""What Wan2.1 was trained to be led away from by guidance, word for word."""
 
 OFFICIAL: dict[str, Any] = {
     "motion_layout": "pdfgc",
     "framing": {"mode": "whole", "resolution": 720, "multiple": 16},
     "defaults": {"num_inference_steps": 30, "text_scale": 1.0, "emotion_scale": 4.0, "window": 51, "overlap": 30},
+    "negative_prompt": WAN_NEGATIVE_PROMPT,
 }
 """How the released 14B is used, as its authors do."""
 
@@ -83,12 +92,14 @@ def _load_released(
     plan: Plan | None,
     loras: Sequence[tuple[str | Path, float]],
 ) -> FlashPortraitPipeline:
+    transformer_file = ModelFiles(model.folder).find("transformer_14b")
     components = load_components(
         model.folder, torch_dtype=dtype, device=device if plan is None else None, fast=model.fast
     )
     transformer = components["transformer"]
     lora = _read_loras(loras, transformer, *([load_fast_lora(transformer, model.folder)] if model.fast else []))
-    use = {**OFFICIAL, "defaults": OFFICIAL["defaults"] | FAST} if model.fast else OFFICIAL
+    own = FAST if model.fast else {"speeds": read_speeds(transformer_file.with_name(SPEEDS_FILE))}
+    use = {**OFFICIAL, "defaults": OFFICIAL["defaults"] | own}
     pipeline = FlashPortraitPipeline(**components, **use)
     pipeline.register_to_config(_name_or_path="14b-fast" if model.fast else str(model.folder or "14b"))
     pipeline.weights_folder = model.folder
