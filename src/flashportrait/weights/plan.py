@@ -47,6 +47,9 @@ VAE_FLOPS_PER_PIXEL = 8.7e6
 RESERVE_BYTES = 600_000_000
 """For the driver's context, the allocator's gaps and the attention kernel's workspace."""
 USABLE_VRAM = 0.95
+FP8_FIRST, FP8_LAST = 2, 3
+"""Blocks at the start and at the end that stay in bfloat16 where the others are kept in fp8: what is lost there is seen
+most."""
 LOADING_SPARE_BYTES = 2_000_000_000
 """Of host memory while loading, beside the largest shard of the text encoder."""
 WORTHWHILE = 1.1
@@ -77,6 +80,11 @@ class Sizes:
     def block_parameters(self) -> int:
         """Matrices of one block: what is cast to fp8 or streamed."""
         return 10 * self.width**2 + 2 * self.width * self.ffn_width + 2 * self.width * self.expression_width
+
+    def blocks_bytes(self, storage: Storage) -> int:
+        """Of all blocks together."""
+        full = self.layers if storage == "bf16" else min(self.layers, FP8_FIRST + FP8_LAST)
+        return self.block_parameters * (BF16_BYTES * full + self.layers - full)
 
     @property
     def other_parameters(self) -> int:
@@ -232,10 +240,9 @@ def _predict(
     overlap = min(round(window * OVERLAP_SHARE), window - 1)
     windows = 1 + max(0, math.ceil((work.latent_frames - window) / (window - overlap)))
     tokens = window_tokens(work, min(window, work.latent_frames))
-    block_bytes = sizes.block_parameters * (BF16_BYTES if storage == "bf16" else 1)
-    weights = sizes.layers * block_bytes
+    weights = sizes.blocks_bytes(storage)
     resident = sizes.other_parameters * BF16_BYTES + sizes.vae_bytes + sizes.portrait_encoder_bytes
-    resident += weights if placement == "resident" else 2 * block_bytes
+    resident += weights if placement == "resident" else 2 * BF16_BYTES * sizes.block_parameters
     if storage == "fp8":
         resident += sizes.width * sizes.ffn_width * BF16_BYTES  # a layer is widened while it is used
     resident += sizes.image_encoder_bytes if placement == "resident" else 0
@@ -367,7 +374,7 @@ def _place_transformer(transformer: Any, plan: Plan, device: torch.device, lora:
             block.to(device)
         if lora is not None:
             lora.part(f"blocks.{index}.").merge(transformer)
-        if plan.storage == "fp8":
+        if plan.storage == "fp8" and FP8_FIRST <= index < len(transformer.blocks) - FP8_LAST:
             _keep_in_fp8(block, transformer)
     if resident:
         transformer.to(device)
