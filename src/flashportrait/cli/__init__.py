@@ -25,6 +25,7 @@ COMMANDS = {
     "models": "list every weight: role, licence, hash, size, where it is",
     "download": "fetch a model or a weight, resumed and verified",
     "train": "train the embedded model from nothing",
+    "bench": "measure what this machine does with a model, stage by stage",
     "fit-speed": "fit the speed dial to a model, from clips that it runs exactly",
 }
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in argv if not word.startswith("-")), None)
     parser = build_parser(command)
     args = parser.parse_args(argv)
+    args.argv = argv
     if args.command is None:
         parser.print_help()
         return EXIT_USAGE

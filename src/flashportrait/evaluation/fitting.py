@@ -71,8 +71,10 @@ class SpeedFit:
     """Of the general rule with as many calls, on the others."""
 
 
-def drawn_clips(pipeline: FlashPortraitPipeline, count: int, seed: int) -> Iterator[FitClip]:
-    """Windows of drawn people, for models that read open blendshapes.
+def drawn_clips(
+    pipeline: FlashPortraitPipeline, count: int, seed: int, latent_frames: int | None = None
+) -> Iterator[FitClip]:
+    """Windows of drawn people, for models that read open blendshapes; as long as the model's unless given.
 
     Raises:
         UserError: the model reads motion that isn't known of drawn people.
@@ -82,7 +84,7 @@ def drawn_clips(pipeline: FlashPortraitPipeline, count: int, seed: int) -> Itera
             f"this model reads motion of {pipeline.config.motion_layout}, which drawn people don't have: give "
             "portraits and driving videos to fit to, as in `fit-speed FACE.jpg DRIVE.mp4 --model M`"
         )
-    frames = pixel_frame_count(pipeline.settings("exact").window)
+    frames = pixel_frame_count(latent_frames or pipeline.settings("exact").window)
     for index in range(count):
         generator = torch.Generator().manual_seed(seed + index)
         _, framed = draw_portrait(generator, pipeline.framing.resolution)
