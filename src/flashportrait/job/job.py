@@ -280,6 +280,18 @@ class Job:
     threads: int | None = setting(POSITIVE, "CPU threads; default: all cores", default=None, group=DEVICE, metavar="N")
     """CPU threads of the numeric libraries, from 1; all cores unless given."""
 
+    attention: Literal["native", "cudnn", "flash", "flash3", "sage"] | None = setting(
+        choice("native", "cudnn", "flash", "flash3", "sage"),
+        "kernel of attention; default: FlashAttention where it is installed, else PyTorch's own; sage rounds to 8 bits",
+        default=None,
+        group=DEVICE,
+    )
+    """Kernel of attention; the best installed one that is exact unless given."""
+    compile: bool = setting(
+        switch, "compile the network's blocks first: a minute, and faster from then on", default=False, group=DEVICE
+    )
+    """Whether the network's blocks are compiled before they are run."""
+
     weights: Literal["bf16", "fp8"] | None = setting(
         choice("bf16", "fp8"), "type in which the transformer's blocks are kept", default=None, group=MEMORY
     )
