@@ -43,6 +43,7 @@ def load_pipeline(
     dtype: torch.dtype | None = None,
     plan: Plan | None = None,
     loras: Sequence[tuple[str | Path, float]] = (),
+    network_only: bool = False,
 ) -> FlashPortraitPipeline:
     """A pipeline ready to run.
 
@@ -55,6 +56,7 @@ def load_pipeline(
         plan: how the 14B is fitted to the machine (``weights.plan.make_plan``); without one all of it goes on the
             device.
         loras: files to merge into the transformer, each with its strength.
+        network_only: leave out what encodes and decodes: for a process that only shares the network's passes.
 
     Raises:
         UserError: there is no such model, it is damaged, or a LoRA doesn't fit it.
@@ -62,12 +64,14 @@ def load_pipeline(
     device = default_device() if device is None else torch.device(device)
     released = released_model(name_or_path)
     if released is not None:
-        return _load_released(released, device, dtype or torch.bfloat16, plan, loras)
+        return _load_released(released, device, dtype or torch.bfloat16, plan, loras, network_only)
     # Loaded in its type rather than cast to it: norms and tables that must stay float32 then do.
     with _without_bars():
         pipeline = FlashPortraitPipeline.from_pretrained(
             model_folder(name_or_path), dtype=dtype or default_dtype(device)
         )
+    if network_only:
+        pipeline.register_modules(**dict.fromkeys(("vae", "image_encoder", "text_encoder")))
     pipeline.to(device)
     _read_loras(loras, pipeline.transformer).merge(pipeline.transformer)
     return pipeline
@@ -91,11 +95,14 @@ def _load_released(
     dtype: torch.dtype,
     plan: Plan | None,
     loras: Sequence[tuple[str | Path, float]],
+    network_only: bool,
 ) -> FlashPortraitPipeline:
     transformer_file = ModelFiles(model.folder).find("transformer_14b")
     components = load_components(
         model.folder, torch_dtype=dtype, device=device if plan is None else None, fast=model.fast
     )
+    if network_only:
+        components |= dict.fromkeys(("vae", "image_encoder", "text_encoder", "tokenizer"))
     transformer = components["transformer"]
     lora = _read_loras(loras, transformer, *([load_fast_lora(transformer, model.folder)] if model.fast else []))
     own = FAST if model.fast else {"speeds": read_speeds(transformer_file.with_name(SPEEDS_FILE))}

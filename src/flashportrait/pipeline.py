@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from flashportrait.canvas import View
-from flashportrait.conditioning import Conditions, GuidedVelocity
+from flashportrait.conditioning import Conditions, GuidedVelocity, share_out
 from flashportrait.errors import UserError
 from flashportrait.face.motion import MotionFeatures
 from flashportrait.inputs import (
@@ -54,7 +54,11 @@ from flashportrait.sampling.solver import Step, steps_of
 from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_count
 from flashportrait.settings import SamplingSettings
 from flashportrait.weights.folder import check_components
+from flashportrait.weights.kernels import attention_of
 from flashportrait.workdir import WorkDirectory, describe_inputs, describe_model, describe_run
+
+if TYPE_CHECKING:
+    from flashportrait.distributed.passes import SharedPasses
 
 DRAWN_STRENGTH = {"turned": 0.0, "animated": 1.0}
 """References that are drawn on a face mesh, with the strength of the expression in them."""
@@ -85,6 +89,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "text_encoder->image_encoder->portrait_encoder->transformer->vae"
     _optional_components = ["vae", "image_encoder", "image_processor", "text_encoder", "tokenizer"]  # noqa: RUF012
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    passes: SharedPasses | None = None
+    """Shares the network's passes with other processes."""
     weights_folder: Path | None = None
     """Where the motion extractor's files lie, for a model that was loaded from a folder in the released layout."""
 
@@ -212,7 +218,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             frames = self._draw(clip, framed, motion, report, work)
         else:
             plan = WindowPlan(latent_frame_count(len(motion)), settings.window, settings.overlap)
-            report.windows = len(plan)
+            report.windows, report.attention = len(plan), attention_of(self.transformer)
             report.seams = [tuple(seam for seam in window.seams if seam < len(motion)) for window in plan]
             with report.stage("conditions", staged):
                 texts = {"prompt": prompt, "negative_prompt": negative_prompt}
@@ -387,14 +393,19 @@ class FlashPortraitPipeline(DiffusionPipeline):
             sigmas = [*(step.sigma for step in steps), steps[-1].next_sigma]
             first_order = isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler)
             prediction = settings.predictor.start(sigmas, first_order=first_order, device=device)
+        guidance = Guidance(settings.text_scale, settings.emotion_scale, conditions.same_prompts)
+        if self.passes is not None:
+            share_out(self.passes, settings, plan, len(guidance.weights()))
+            report.processes = self.passes.describe()
         velocity = GuidedVelocity(
             self.transformer,
             self.portrait_encoder,
             conditions,
-            Guidance(settings.text_scale, settings.emotion_scale, conditions.same_prompts),
+            guidance,
             steps=len(steps),
             prediction=prediction,
             batched=settings.batched,
+            passes=self.passes,
         )
         total = len(plan) * len(steps)
         told = progress if callable(progress) else None
@@ -415,7 +426,15 @@ class FlashPortraitPipeline(DiffusionPipeline):
             def start(first: int, stop: int) -> Tensor:
                 return noise(first, stop).to(device, torch.float32)
 
-            run = denoiser(settings.schedule, velocity, self.scheduler, plan, start, on_step=on_step)
+            run = denoiser(
+                settings.schedule,
+                velocity,
+                self.scheduler,
+                plan,
+                start,
+                on_step=on_step,
+                prepare=velocity.prepare if self.passes is not None else None,
+            )
             try:
                 yield from work.run(run, plan, prediction) if work else chain.from_iterable(run.run())
             finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +98,15 @@ def resume(
         folder = WorkDirectory.open(work)
         job = replace(Job.from_dict(folder.command), keep_work=keep_work, restart=False)
         return _perform(job, lambda _: nullcontext(folder), models, on_progress, cancel, motion_for)
+
+
+def stored_device(work: str | Path) -> str | None:
+    """Where the run whose folder ``work`` is was told to compute; None if that was left open, or can't be read."""
+    import json
+
+    with suppress(OSError, ValueError, AttributeError):
+        return json.loads((Path(work) / "manifest.json").read_text())["command"].get("device")
+    return None
 
 
 class MotionCache:
