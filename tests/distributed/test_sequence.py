@@ -14,7 +14,10 @@ import pytest
 import torch
 
 from flashportrait.distributed.launch import _free_port
+from flashportrait.distributed.passes import _describe, check_alike
 from flashportrait.distributed.sequence import choose_split
+from flashportrait.errors import UserError
+from flashportrait.models.expression_block import match_statistics
 from toys import toy_transformer
 
 SOURCES = [str(Path(__file__).resolve().parents[2] / name) for name in ("src", "tests")]
@@ -112,8 +115,6 @@ def test_shared_and_split_passes_are_those_of_one_process(tmp_path: Path, proces
 
 def test_without_common_statistics_the_numbers_would_differ():
     """What the reduction over processes is for: halves of the tokens have other means than the whole."""
-    from flashportrait.models.expression_block import match_statistics
-
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 40, 8, generator=generator) + torch.linspace(0, 4, 40)[None, :, None]
     e = 2 * torch.randn(1, 40, 8, generator=generator)
@@ -157,10 +158,15 @@ def test_a_dead_process_is_noticed_at_once(tmp_path: Path):
     assert "another process of this job is gone" in error
 
 
-def test_messages_are_plain(tmp_path: Path):
-    """What is told of a pass is small: tensors go on their own."""
-    from flashportrait.distributed.passes import _describe
+def test_a_process_that_differs_is_named():
+    alike = {"torch": "2.6", "weights": "abc"}
+    check_alike([alike, dict(alike)])
+    with pytest.raises(UserError, match=r"process 2 has torch 2\.5, process 0 2\.6"):
+        check_alike([alike, alike, {**alike, "torch": "2.5"}])
 
+
+def test_messages_are_plain():
+    """What is told of a pass is small: tensors go on their own."""
     described = _describe(passes(1, (1, 4, 6))[0])
     assert described["expression_scale"] == 1.0
     assert described["hidden_states"] == {"tensor": ((1, 36, 1, 4, 6), torch.float32)}

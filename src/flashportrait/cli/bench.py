@@ -12,7 +12,7 @@ from flashportrait.cli.console import Console
 from flashportrait.cli.options import add_settings, chosen_settings, table
 from flashportrait.errors import UserError
 
-SETTINGS = ("model", "window", "device", "dtype", "threads", "weights", "offload")
+SETTINGS = ("model", "window", "device", "dtype", "attention", "compile", "threads", "weights", "offload")
 """Those of a job that choose the model and how it is run."""
 RATE = 25
 
@@ -76,6 +76,7 @@ def _load(model: str, chosen: dict[str, Any], height: int, width: int, console: 
     from flashportrait.job.memory import OFFLOAD
     from flashportrait.job.models import torch_device
     from flashportrait.loading import OFFICIAL, default_device, load_pipeline
+    from flashportrait.weights.kernels import compile_blocks, set_attention
     from flashportrait.weights.loading import check_files, released_model, sizes_of
     from flashportrait.weights.plan import Work, detect_machine, make_plan
 
@@ -87,12 +88,18 @@ def _load(model: str, chosen: dict[str, Any], height: int, width: int, console: 
         offload = OFFLOAD[chosen["offload"]]
         plan = make_plan(machine, work, storage=chosen["weights"], placement=offload, window=work.latent_frames)
         console.note(f"{machine.name}: {plan.summary()}")
-    return load_pipeline(model, device, getattr(torch, chosen["dtype"]) if chosen["dtype"] else None, plan)
+    pipeline = load_pipeline(model, device, getattr(torch, chosen["dtype"]) if chosen["dtype"] else None, plan)
+    set_attention(pipeline.transformer, chosen["attention"], device)
+    if chosen["compile"]:
+        compile_blocks(pipeline.transformer)
+    return pipeline
 
 
 def _facts(pipeline: Any, model: str, height: int, width: int, window: int) -> dict[str, str]:
     """What the numbers depend on."""
     import torch
+
+    from flashportrait.weights.kernels import attention_of
 
     device = pipeline._execution_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
@@ -104,5 +111,6 @@ def _facts(pipeline: Any, model: str, height: int, width: int, window: int) -> d
         "device": f"{device.type} ({name}), {torch.get_num_threads()} threads",
         "versions": f"{versions}, Python {platform.python_version()}, {platform.system()}",
         "model": f"{model.rsplit('/', 1)[-1]}, {parameters / 1e6:.1f} million parameters in the network",
+        "attention": attention_of(pipeline.transformer),
         "picture": f"{width}x{height}, windows of {window} latent frames",
     }

@@ -52,7 +52,7 @@ def with_processes(args: argparse.Namespace, device: str | None, work: Callable[
                 return work(models)
         try:
             follow(ranks)
-        except Gone:
+        except (Gone, KeyboardInterrupt):
             return 1  # the leader has said why, or the launcher will
         return 0
 
