@@ -193,8 +193,9 @@ class GuidedVelocity:
             "encoder_hidden_states": torch.cat(texts),
             "encoder_hidden_states_image": given.image_embeds.repeat(copies, 1, 1),
             "expression_tokens": None if tokens is None else tokens.repeat(copies, 1, 1, 1),
+            # Where no branch is expressive there are no tokens to scale.
             "expression_scale": 1.0
-            if all(expressive)
+            if all(expressive) or tokens is None
             else torch.tensor(expressive, device=latents.device).repeat_interleave(batch),
         }
 
