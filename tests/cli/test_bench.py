@@ -22,9 +22,11 @@ def test_all_stages_as_json_and_as_a_table(toy_model: Path, capsys: pytest.Captu
     assert "20 tokens" in stages["pass of the network"]["note"]
     assert made["clip_frames"] == 25
     assert made["clip_seconds"].keys() == {"exact"}, "two steps can't be predicted"
-    assert main(command) == 0
+    assert main([*command, "--window", "3"]) == 0
     table = capsys.readouterr().out
     assert "pass of the network" in table
+    assert "windows of 3 latent frames" in table
+    assert "12 tokens" in table
     assert str(toy_model.parent) not in table, "paths are nobody's business"
 
 

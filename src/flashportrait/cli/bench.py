@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from typing import Any
 
@@ -51,13 +51,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if pipeline.framing.mode == "face":
         height = width = pipeline.framing.resolution
     settings = pipeline.settings("exact")
+    if chosen["window"]:
+        overlap = round(chosen["window"] * settings.overlap / settings.window)
+        settings = replace(settings, window=chosen["window"], overlap=min(overlap, chosen["window"] - 1))
     stages, loading = [], time.perf_counter() - started
-    for stage in measure(pipeline, height, width, chosen["window"] or settings.window, args.repeats):
+    for stage in measure(pipeline, height, width, settings.window, args.repeats):
         console.note(f"{stage.name}: {stage.seconds:.4g} {'' if stage.unit == 'GB' else 's a '}{stage.unit}")
         stages.append(stage)
     frames = max(1, round(args.seconds * RATE))
     clip = whole_run(stages, frames, settings)
-    facts = _facts(pipeline, model, height, width, chosen["window"] or settings.window)
+    facts = _facts(pipeline, model, height, width, settings.window)
     rows = [("loading", f"{loading:.3g}", "s", "")]
     for stage in stages:
         unit = stage.unit if stage.unit == "GB" else f"s a {stage.unit}"
