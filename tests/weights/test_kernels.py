@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flashportrait.errors import UserError
-from flashportrait.reference import with_mask
+from flashportrait.models.transformer import with_mask
 from flashportrait.weights.kernels import ATTENTION, attention_of, compile_blocks, set_attention
 from toys import toy_pipeline, toy_transformer
 

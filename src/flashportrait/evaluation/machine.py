@@ -15,8 +15,9 @@ from flashportrait.face.motion import LAYOUTS
 from flashportrait.models.clip_vision import clip_tokens
 from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.streaming_vae import encode_portrait, streaming_decoder
+from flashportrait.models.transformer import with_mask
 from flashportrait.pipeline import FlashPortraitPipeline
-from flashportrait.reference import PortraitFirst, with_mask
+from flashportrait.reference import PortraitFirst
 from flashportrait.sampling.extrapolation import History
 from flashportrait.sampling.guidance import Guidance
 from flashportrait.sampling.solver import steps_of
@@ -86,8 +87,9 @@ def measure(
     yield Stage("prediction", _timed(lambda: history.predict(1.5), device, repeats), "step of a window")
 
     decoder, latents = streaming_decoder(pipeline.vae), noise[:, :, :1]
-    decoder.push(latents, conditions.reference.frames(0))  # the first latent frame holds one picture, others four
-    seconds = _timed(lambda: decoder.push(latents, conditions.reference.frames(1)), device, repeats)
+    reference = conditions.reference
+    reference.decode(0, latents, decoder)  # the first latent frame holds one picture, others four
+    seconds = _timed(lambda: reference.decode(1, latents, decoder), device, repeats)
     yield Stage("decoding", seconds / 4, "frame")
     if device.type == "cuda":
         yield Stage("peak device memory", torch.cuda.max_memory_allocated(device) / 1e9, "GB")
