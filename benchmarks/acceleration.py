@@ -33,15 +33,15 @@ import torch
 from tqdm import tqdm
 
 import acceleration_methods as methods
-import fit_prediction
 from acceleration_clips import FULL, QUICK, Clip, decode, make_clip
 from flashportrait.errors import UserError
 from flashportrait.evaluation import metrics
 from flashportrait.evaluation.extractors import FaceRows, IdentityEmbedder, read_faces
+from flashportrait.evaluation.fitting import KeptVelocity, drawn_clips
 from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
 from flashportrait.loading import load_pipeline
 from flashportrait.pipeline import FlashPortraitPipeline
-from flashportrait.sampling.fitted import fit
+from flashportrait.sampling.fitted import fit, run_exactly
 from flashportrait.sampling.predictor import evenly_spread
 from flashportrait.sampling.speed import SPEEDS, preset
 from flashportrait.weights.folder import model_folder
@@ -208,8 +208,11 @@ def fitted_methods(
     pipeline: FlashPortraitPipeline, calls: tuple[int, ...], clips: int, seed: int
 ) -> list[methods.Method]:
     """Predictions fitted to the model, on people and performances that the table doesn't use."""
-    sigmas = fit_prediction.schedule(pipeline, STEPS)
-    runs = fit_prediction.exact_runs(pipeline, fit_prediction.window_clips(pipeline, clips, seed), STEPS)
+    pipeline.scheduler.set_timesteps(STEPS)
+    sigmas = [float(sigma) for sigma in pipeline.scheduler.sigmas]
+    runs = [
+        run_exactly(KeptVelocity(pipeline, clip), clip.noise, sigmas) for clip in drawn_clips(pipeline, clips, seed)
+    ]
     with torch.no_grad():
         predictors = {each: fit(runs, sigmas, evenly_spread(each, STEPS)) for each in calls}
     return [methods.Method(f"fitted {each}", "fitted", {"predictor": own}) for each, own in predictors.items()]

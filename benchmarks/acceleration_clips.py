@@ -7,20 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from flashportrait.avatars.identity import Identity, sample_identities
 from flashportrait.avatars.performance import sample_performance
 from flashportrait.avatars.renderer import render
-from flashportrait.canvas import Canvas
 from flashportrait.conditioning import Conditions
-from flashportrait.face.blendshapes import FaceLandmarker
-from flashportrait.inputs import FramedPortrait
+from flashportrait.evaluation.fitting import draw_portrait
 from flashportrait.models.streaming_vae import streaming_decoder
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.result import to_pictures
-from flashportrait.rig.photo import RIG_PIXELS
 from flashportrait.sampling.noise import FrameNoise
 from flashportrait.sampling.windows import WindowPlan, latent_frame_count
 
@@ -89,23 +84,6 @@ def make_clip(pipeline: FlashPortraitPipeline, kind: str, frames: int, seed: int
         to_pictures(torch.cat(truth)),
         to_pictures(framed.pixels)[0],
     )
-
-
-def draw_portrait(generator: torch.Generator, size: int) -> tuple[Identity, FramedPortrait]:
-    """Somebody in whose portrait of ``size`` pixels the landmarker finds a face, calm and near the picture's middle."""
-    landmarker = FaceLandmarker()
-    while True:
-        identity = sample_identities(1, generator)
-        row = sample_performance(1, kind="calm", generator=generator)
-        row[:, :3] *= 0.5
-        row[:, 3:6] = 0  # the portrait's head is where the crop puts it
-        large = render(identity, row, size=RIG_PIXELS * size).frames
-        faces = landmarker.detect(to_pictures(large)[0])
-        if faces:
-            landmarks = torch.from_numpy(faces[0].landmarks)
-            pixels = F.avg_pool2d(large, RIG_PIXELS)
-            canvas = Canvas(large[0], landmarks, (size, size), (0, 0, size, size))
-            return identity, FramedPortrait(pixels, row[0].numpy(), canvas)
 
 
 @torch.no_grad()

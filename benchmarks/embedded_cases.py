@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from acceleration_clips import draw_portrait
 from flashportrait.avatars.renderer import render
 from flashportrait.canvas import Canvas
 from flashportrait.errors import UserError
+from flashportrait.evaluation.fitting import draw_portrait
 from flashportrait.face.blendshapes import FaceLandmarker
 from flashportrait.inputs import FramedPortrait
 from flashportrait.rig.photo import PhotoRig

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,10 @@ from flashportrait.sampling.guidance import Branch, Guidance, guided
 from flashportrait.sampling.prediction import PredictionState
 from flashportrait.sampling.solver import Step
 from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_count, pixel_frame_count
+
+if TYPE_CHECKING:
+    from flashportrait.distributed.passes import SharedPasses
+    from flashportrait.settings import SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,25 @@ class Conditions:
         return replace(self, **prompts, motion=motion)
 
 
+def share_out(passes: SharedPasses, settings: SamplingSettings, plan: WindowPlan, branches: int) -> None:
+    """Settle how processes share the passes of a run, by how many of them there are at once.
+
+    Raises:
+        UserError: a predictor whose memory is inside the network, of which each process would have a part.
+    """
+    if settings.predictor is not None and settings.predictor.target != "guided":
+        raise UserError(
+            f"a predictor of target {settings.predictor.target} works in one process: use target guided, or one process"
+        )
+    windows = {"synchronous": len(plan), "diagonal": (len(plan) + 1) // 2, "causal": 1}[settings.schedule]
+    passes.arrange(branches * windows)
+
+
 class GuidedVelocity:
     """The velocity that the sampler asks for: the network under guidance, or its prediction.
 
     Expression tokens are computed anew for each window from its own driving frames, and kept until the window is done.
+    Where ``passes`` are shared with other processes, branches are never batched.
     """
 
     def __init__(
@@ -86,11 +106,14 @@ class GuidedVelocity:
         steps: int,
         prediction: PredictionState | None = None,
         batched: bool = True,
+        passes: SharedPasses | None = None,
     ) -> None:
         self._transformer, self._portrait_encoder = transformer, portrait_encoder
         self._conditions, self._guidance = conditions, guidance
         self._steps, self._prediction, self._batched = steps, prediction, batched
+        self._passes = passes
         self._expression_tokens: dict[int, Tensor] = {}
+        self._ready: dict[int, Tensor] = {}
         self.calls = 0
         """Forward passes of the network so far, a batch of branches being one."""
         self.computed = False
@@ -100,6 +123,11 @@ class GuidedVelocity:
         """Velocity of a window's latents [b 16 f h w] at a step, same shape, float32."""
 
         def compute() -> Tensor:
+            if self._passes is not None:
+                if window.index not in self._ready:
+                    self._share([(latents, step, window)])
+                self.calls += len(self._guidance.weights())
+                return self._ready.pop(window.index)
             return guided(
                 self._guidance,
                 lambda branches: self._forward(latents, step, window, branches),
@@ -115,16 +143,32 @@ class GuidedVelocity:
                 prediction.finish(window.index)
         return velocity
 
+    def prepare(self, asked: Sequence[tuple[Tensor, Step, Window]]) -> None:
+        """Have what will be asked for, window by window, computed at once where several processes share the work.
+
+        Args:
+            asked: latents [b 16 f h w], step and window of each velocity, none of which depends on another.
+        """
+        prediction = self._prediction
+        self._share(
+            [
+                (latents, step, window)
+                for latents, step, window in asked
+                if prediction is None or prediction.is_full(window.index, step.index)
+            ]
+        )
+
+    def _share(self, asked: Sequence[tuple[Tensor, Step, Window]]) -> None:
+        assert self._passes is not None
+        branches = tuple(self._guidance.weights())
+        passes = [self._arguments(*each, (branch,)) for each in asked for branch in branches]
+        velocities = iter(self._passes(passes))
+        for _, _, window in asked:
+            self._ready[window.index] = self._guidance.combine({branch: next(velocities) for branch in branches})
+
     def _forward(
         self, latents: Tensor, step: Step, window: Window, branches: tuple[Branch, ...]
     ) -> Mapping[Branch, Tensor]:
-        given, copies = self._conditions, len(branches)
-        reference = given.reference(window)
-        hidden_states = torch.cat([latents.to(reference), reference], dim=1)
-        texts = [given.negative_prompt_embeds if branch == "none" else given.prompt_embeds for branch in branches]
-        expressive = [float(branch == "full") for branch in branches]
-        tokens = self._tokens(window) if any(expressive) else None
-        batch = latents.shape[0]
         self.calls += 1
         with self._transformer.cache_context(
             f"w{window.index}/{'+'.join(branches)}",
@@ -132,17 +176,29 @@ class GuidedVelocity:
             num_inference_steps=self._steps,
             sigma=step.sigma,
         ):
-            velocities = self._transformer(
-                hidden_states=hidden_states.repeat(copies, 1, 1, 1, 1),
-                timestep=step.timestep.to(latents.device).expand(copies * batch),
-                encoder_hidden_states=torch.cat(texts),
-                encoder_hidden_states_image=given.image_embeds.repeat(copies, 1, 1),
-                expression_tokens=None if tokens is None else tokens.repeat(copies, 1, 1, 1),
-                expression_scale=1.0
-                if all(expressive)
-                else torch.tensor(expressive, device=latents.device).repeat_interleave(batch),
-            )
-        return dict(zip(branches, velocities.chunk(copies), strict=True))
+            velocities = self._transformer(**self._arguments(latents, step, window, branches))
+        return dict(zip(branches, velocities.chunk(len(branches)), strict=True))
+
+    def _arguments(self, latents: Tensor, step: Step, window: Window, branches: tuple[Branch, ...]) -> dict[str, Any]:
+        """Of the call of the network for some branches as one batch."""
+        given, copies = self._conditions, len(branches)
+        reference = given.reference(window)
+        hidden_states = torch.cat([latents.to(reference), reference], dim=1)
+        texts = [given.negative_prompt_embeds if branch == "none" else given.prompt_embeds for branch in branches]
+        expressive = [float(branch == "full") for branch in branches]
+        tokens = self._tokens(window) if any(expressive) else None
+        batch = latents.shape[0]
+        return {
+            "hidden_states": hidden_states.repeat(copies, 1, 1, 1, 1),
+            "timestep": step.timestep.to(latents.device).expand(copies * batch),
+            "encoder_hidden_states": torch.cat(texts),
+            "encoder_hidden_states_image": given.image_embeds.repeat(copies, 1, 1),
+            "expression_tokens": None if tokens is None else tokens.repeat(copies, 1, 1, 1),
+            # Where no branch is expressive there are no tokens to scale.
+            "expression_scale": 1.0
+            if all(expressive) or tokens is None
+            else torch.tensor(expressive, device=latents.device).repeat_interleave(batch),
+        }
 
     def _tokens(self, window: Window) -> Tensor:
         """Expression tokens of a window, [b f k width]."""

@@ -188,8 +188,11 @@ def load_motion(
     choice: FaceChoice,
     *,
     progress: bool | ProgressHook = True,
+    weights: Path | None = None,
 ) -> MotionFeatures:
     """Motion rows of a driving clip, one per frame, as filmed; ``progress`` shows a bar, or is told of each frame.
+
+    ``weights`` is the folder of PD-FGC's files, for a model that has its own.
 
     Raises:
         UserError: the source can't be read, shows no face, or its rows are of another extractor than the model's.
@@ -205,7 +208,7 @@ def load_motion(
                 "extract it again for this model"
             )
         return source
-    return _extract(source, layout, choice, progress)
+    return _extract(source, layout, choice, progress, weights)
 
 
 def shape_motion(motion: MotionFeatures, controls: MotionControls, portrait_row: np.ndarray | None) -> MotionFeatures:
@@ -234,6 +237,7 @@ def _extract(
     layout: MotionLayout,
     choice: FaceChoice,
     progress: bool | ProgressHook,
+    weights: Path | None,
 ) -> MotionFeatures:
     rate, total = FRAMES_RATE, None
     if isinstance(source, VideoReader):
@@ -241,7 +245,7 @@ def _extract(
     frames = (_to_array(frame) for frame in source)
     with counting("motion", total, progress) as advance:
         if layout == PDFGC:
-            tracker, encoder = load_pdfgc(face=choice.driving, face_box=choice.driving_box)
+            tracker, encoder = load_pdfgc(weights, choice.driving, choice.driving_box)
             return extract_pdfgc_motion(frames, rate, tracker, encoder, advance)
         landmarker = FaceLandmarker(threads=min(TRACKING_THREADS, torch.get_num_threads()))
         return extract_motion(frames, rate, FaceTracker(landmarker, choice.driving, choice.driving_box), advance)

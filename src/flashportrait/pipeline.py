@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from flashportrait.canvas import View
-from flashportrait.conditioning import Conditions, GuidedVelocity
+from flashportrait.conditioning import Conditions, GuidedVelocity, share_out
 from flashportrait.errors import UserError
 from flashportrait.face.motion import MotionFeatures
 from flashportrait.inputs import (
@@ -54,7 +54,11 @@ from flashportrait.sampling.solver import Step, steps_of
 from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_count
 from flashportrait.settings import SamplingSettings
 from flashportrait.weights.folder import check_components
+from flashportrait.weights.kernels import attention_of
 from flashportrait.workdir import WorkDirectory, describe_inputs, describe_model, describe_run
+
+if TYPE_CHECKING:
+    from flashportrait.distributed.passes import SharedPasses
 
 DRAWN_STRENGTH = {"turned": 0.0, "animated": 1.0}
 """References that are drawn on a face mesh, with the strength of the expression in them."""
@@ -79,11 +83,16 @@ class FlashPortraitPipeline(DiffusionPipeline):
         framing: how portraits are cut to the model's view, values of ``flashportrait.inputs.Framing``.
         reference: what shows the network the portrait: ``first``, the paper's; ``animated``, drawn on a face mesh with
             the driver's pose and expression; or ``turned``, with its pose alone (``reference``).
+        negative_prompt: what guidance by text leads away from, unless a call says otherwise.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->portrait_encoder->transformer->vae"
     _optional_components = ["vae", "image_encoder", "image_processor", "text_encoder", "tokenizer"]  # noqa: RUF012
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    passes: SharedPasses | None = None
+    """Shares the network's passes with other processes."""
+    weights_folder: Path | None = None
+    """Where the motion extractor's files lie, for a model that was loaded from a folder in the released layout."""
 
     def __init__(
         self,
@@ -99,6 +108,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         defaults: dict[str, Any] | None = None,
         framing: dict[str, Any] | None = None,
         reference: str = "first",
+        negative_prompt: str = "",
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -116,6 +126,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             defaults=defaults or {},
             framing=framing or {},
             reference=reference,
+            negative_prompt=negative_prompt,
         )
 
     @classmethod
@@ -138,7 +149,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         driving: DrivingSource,
         *,
         prompt: str = "",
-        negative_prompt: str = "",
+        negative_prompt: str | None = None,
         size: int | None = None,
         view: View = "whole",
         seed: int = 0,
@@ -159,7 +170,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         Args:
             portrait: a picture, its path, or one already cut to the model's view.
             driving: a video's path, a motion template's path, ``MotionFeatures``, or frames (uint8 RGB [h w 3]).
-            prompt, negative_prompt: in words; need a text encoder.
+            prompt, negative_prompt: in words; need a text encoder. The negative one is the model's own unless given.
             size: pixels of the result's longer side; unless given the portrait's own, within limits (``canvas``),
                 or the model's.
             view: ``whole``, the picture as it was given, or ``face``, a square around the face.
@@ -187,6 +198,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         if unknown := sorted({*callback_on_step_end_tensor_inputs} - {*self._callback_tensor_inputs}):
             raise UserError(f"the callback asks for {', '.join(unknown)}; it can be given latents only")
         face, report = face or FaceChoice(), RunReport()
+        negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
         staged = progress if callable(progress) else None
         with report.stage("portrait", staged):
             framed = frame_portrait(portrait, self.framing, face, size, view)
@@ -194,7 +206,9 @@ class FlashPortraitPipeline(DiffusionPipeline):
         with report.stage("motion"):
             filmed = work.motion() if work is not None else None
             if filmed is None:
-                filmed = load_motion(driving, self.config.motion_layout, face, progress=progress)
+                filmed = load_motion(
+                    driving, self.config.motion_layout, face, progress=progress, weights=self.weights_folder
+                )
             if work is not None:
                 work.save_motion(filmed)
             motion = shape_motion(filmed, controls or MotionControls(), framed.row)
@@ -204,7 +218,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             frames = self._draw(clip, framed, motion, report, work)
         else:
             plan = WindowPlan(latent_frame_count(len(motion)), settings.window, settings.overlap)
-            report.windows = len(plan)
+            report.windows, report.attention = len(plan), attention_of(self.transformer)
             report.seams = [tuple(seam for seam in window.seams if seam < len(motion)) for window in plan]
             with report.stage("conditions", staged):
                 texts = {"prompt": prompt, "negative_prompt": negative_prompt}
@@ -379,14 +393,19 @@ class FlashPortraitPipeline(DiffusionPipeline):
             sigmas = [*(step.sigma for step in steps), steps[-1].next_sigma]
             first_order = isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler)
             prediction = settings.predictor.start(sigmas, first_order=first_order, device=device)
+        guidance = Guidance(settings.text_scale, settings.emotion_scale, conditions.same_prompts)
+        if self.passes is not None:
+            share_out(self.passes, settings, plan, len(guidance.weights()))
+            report.processes = self.passes.describe()
         velocity = GuidedVelocity(
             self.transformer,
             self.portrait_encoder,
             conditions,
-            Guidance(settings.text_scale, settings.emotion_scale, conditions.same_prompts),
+            guidance,
             steps=len(steps),
             prediction=prediction,
             batched=settings.batched,
+            passes=self.passes,
         )
         total = len(plan) * len(steps)
         told = progress if callable(progress) else None
@@ -407,7 +426,15 @@ class FlashPortraitPipeline(DiffusionPipeline):
             def start(first: int, stop: int) -> Tensor:
                 return noise(first, stop).to(device, torch.float32)
 
-            run = denoiser(settings.schedule, velocity, self.scheduler, plan, start, on_step=on_step)
+            run = denoiser(
+                settings.schedule,
+                velocity,
+                self.scheduler,
+                plan,
+                start,
+                on_step=on_step,
+                prepare=velocity.prepare if self.passes is not None else None,
+            )
             try:
                 yield from work.run(run, plan, prediction) if work else chain.from_iterable(run.run())
             finally:

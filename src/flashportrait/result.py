@@ -57,6 +57,10 @@ class RunReport:
     """Most memory held at once by this process so far: its resident set."""
     peak_device_memory_bytes: int = 0
     """Most memory allocated at once on the GPU, 0 without one."""
+    attention: str = ""
+    """Kernel of attention."""
+    processes: str = ""
+    """How the network's passes were shared out; empty for one process."""
     missing_faces: list[int] = field(default_factory=list)
     """Driving frames in which no face was seen; their motion is interpolated."""
     seconds_to_first_frame: float | None = None

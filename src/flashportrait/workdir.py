@@ -44,7 +44,7 @@ from flashportrait.settings import SamplingSettings
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".work"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 STATE_INTERVAL_SECONDS = 10.0
 """Least time between two saved states: how much work a crash may cost."""
 VERSIONED_PACKAGES = ("flashportrait", "torch", "diffusers")
@@ -84,7 +84,7 @@ class WorkDirectory:
             "format": FORMAT_VERSION,
             "command": dict(command),
             "inputs": {role: _describe_file(Path(file)) for role, file in inputs.items()},
-            "versions": _versions(),
+            "versions": package_versions(),
             "settings": None,
         }
         work = cls(path, manifest)
@@ -109,7 +109,8 @@ class WorkDirectory:
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
             raise UserError(f"'{path}' was made by another version of the program; start the run anew")
         changes = [
-            f"{package} was {old} and is {new}" for package, old, new in _differences(manifest["versions"], _versions())
+            f"{package} was {old} and is {new}"
+            for package, old, new in _differences(manifest["versions"], package_versions())
         ]
         for role, old in manifest["inputs"].items():
             file = Path(old["path"])
@@ -365,7 +366,8 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tup
             yield name, old.get(name), new.get(name)
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of the packages that decide the numbers."""
     versions = {}
     for package in VERSIONED_PACKAGES:
         try:

@@ -12,9 +12,11 @@ from flashportrait.cli import main
 from flashportrait.errors import UserError
 from flashportrait.job import Job, ModelCache, check, run
 from flashportrait.job.memory import plan_memory
+from flashportrait.weights import loading
 from flashportrait.weights import plan as planning
 from flashportrait.weights.hub import WEIGHTS
-from flashportrait.weights.plan import Machine
+from flashportrait.weights.loading import released_model
+from flashportrait.weights.plan import RELEASED, Machine
 
 GB = 10**9
 SMALL, LARGE = (12, 32), (140, 256)
@@ -22,11 +24,12 @@ SMALL, LARGE = (12, 32), (140, 256)
 
 @pytest.fixture
 def weights_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files in the place of the 14B's; nothing reads them."""
+    """Files in the place of the 14B's, and its sizes; nothing reads them."""
     for weight in WEIGHTS.values():
         if weight.name != "face_landmarker":
             (tmp_path / weight.name).write_bytes(b"stands in")
             monkeypatch.setenv(weight.variable, str(tmp_path / weight.name))
+    monkeypatch.setattr(loading, "sizes_of", lambda folder: RELEASED)
 
 
 def machine(vram: float, ram: float) -> Machine:
@@ -35,14 +38,16 @@ def machine(vram: float, ram: float) -> Machine:
 
 def planned(on: tuple[float, float], frames: int = 501, **settings: Any):
     job = Job("face.png", "drive.mp4", "out.mp4", **settings)
-    return plan_memory(job, machine(*on), (832, 480), frames)
+    return plan_memory(job, released_model(job.model), machine(*on), (832, 480), frames)
 
 
+@pytest.mark.usefixtures("weights_there")
 def test_settings_override():
     plan = planned(LARGE, model="14b", weights="fp8", offload=True, window=21, overlap=5)
     assert (plan.storage, plan.placement, plan.window) == ("fp8", "offload", 21)
 
 
+@pytest.mark.usefixtures("weights_there")
 def test_what_is_predicted_takes_no_time():
     exact, fast = (planned(LARGE, model="14b", speed=speed).seconds for speed in (None, "fast"))
     assert fast < 0.6 * exact

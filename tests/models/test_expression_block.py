@@ -41,6 +41,19 @@ def test_statistics_are_each_samples_own() -> None:
     assert torch.equal(match_statistics(expression, branch)[:1], alone)
 
 
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_statistics_are_those_of_float64(offset: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    expression = 3 * torch.randn(2, 300, 64, generator=generator) + offset
+    branch = torch.randn(2, 300, 64, generator=generator) - offset
+    e, x = expression.double(), branch.double()
+    deviation_e, deviation_x = (each.flatten(1).std(dim=1)[:, None, None] for each in (e, x))
+    mean_e, mean_x = (each.mean(dim=(1, 2), keepdim=True) for each in (e, x))
+    expected = (e - mean_e) * deviation_x / (deviation_e + 1e-5) + mean_x
+    got = match_statistics(expression, branch)
+    assert (got - expected).abs().max() < 2e-6 * expected.abs().max()
+
+
 def test_constant_expression_gives_the_branchs_mean() -> None:
     branch = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])
     assert torch.allclose(match_statistics(torch.full((1, 2, 2), 7.0), branch), torch.full((1, 2, 2), 3.0))

@@ -259,3 +259,38 @@ def test_only_the_synchronous_order_is_bounded_in_length(order):
         return
     with pytest.raises(UserError, match=r"would hold 14\.9 GiB for the 178 windows .* use the diagonal order"):
         check_memory(order, plan, frame_bytes=400_000, kept=4)
+
+
+@pytest.mark.parametrize("order", ["synchronous", "diagonal"])
+@pytest.mark.parametrize(("frames", "window", "overlap"), [(23, 6, 2), (23, 6, 4), (5, 6, 2)])
+def test_what_is_prepared_in_a_round_is_what_is_asked_for(order, frames, window, overlap):
+    """No velocity of a round waits for another, so all may be computed at once; the numbers stay."""
+    plan, ready, sizes = WindowPlan(frames, window, overlap), {}, []
+
+    def prepare(asked):
+        assert not ready
+        sizes.append(len(asked))
+        ready.update({(each.index, step.index): curved(latents, step, each) for latents, step, each in asked})
+
+    def prepared(latents, step, window):
+        velocity = ready.pop((window.index, step.index))
+        assert torch.equal(velocity, curved(latents, step, window))
+        return velocity
+
+    together = run(order, prepared, euler(), plan, prepare=prepare)
+    assert torch.equal(together, run(order, curved, euler(), plan))
+    assert sum(sizes) == STEPS * len(plan)
+    if order == "synchronous":
+        assert set(sizes) == {len(plan)}
+
+
+def test_a_run_begun_alone_goes_on_in_rounds_that_can_be_shared():
+    plan = WindowPlan(23, 6, 2)
+    whole = run("diagonal", curved, euler(), plan)
+    begun = denoiser("diagonal", curved, euler(), plan, NOISE)
+    rounds = begun.run()
+    parts = [part for _ in range(7) for part in next(rounds)]
+    other = denoiser("diagonal", curved, euler(), plan, NOISE, prepare=lambda asked: None)
+    other.load_state_dict(begun.state_dict())
+    parts += [part for finished in other.run() for part in finished]
+    assert torch.equal(torch.cat([latents for _, latents in parts], dim=2), whole)

@@ -91,15 +91,19 @@ def test_hermite_halves_the_slope_and_tames_the_second_order():
     assert np.allclose(terms[2], np.array(taylor[2]) / (16 / 2) * (16 - 2) / 8)
 
 
+def rates(*values: float) -> list[torch.Tensor]:
+    return list(torch.tensor(values, dtype=torch.float64).unbind())
+
+
 def test_gains_are_one_for_a_steady_latent_and_even_layers():
-    assert adaptive_gains([2.0, 2.0, 2.0], [1.0, 1.0], alpha=1.5) == [1.0, 1.0, 1.0]
+    assert adaptive_gains(rates(2.0, 2.0, 2.0), [1.0, 1.0], alpha=1.5) == [1.0, 1.0, 1.0]
 
 
 def test_gains_follow_the_paper():
     """s = (4 / 2.5)^1.5 and w = 1 / sqrt(r): the correction of order i is multiplied by sqrt(r_i) / s."""
-    gains = adaptive_gains([1.0, 4.0], [4.0, 9.0], alpha=2.0)
+    gains = adaptive_gains(rates(1.0, 4.0), [4.0, 9.0], alpha=2.0)
     assert gains == pytest.approx([1.0, 2.0 / 1.6**2, 3.0 / 1.6**2])
-    assert adaptive_gains([1.0, 4.0], [1.0], alpha=0.0) == [1.0, 1.0]
+    assert adaptive_gains(rates(1.0, 4.0), [1.0], alpha=0.0) == [1.0, 1.0]
 
 
 def test_history_keeps_the_newest_and_refuses_a_repeated_point():

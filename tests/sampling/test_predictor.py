@@ -11,6 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flashportrait.errors import UserError
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction, evenly_spread, next_gap, relative_error
@@ -322,3 +323,25 @@ def test_start_refuses_what_it_can_t_honour():
         preset("fast").start(flow_sigmas(4))
     with pytest.raises(UserError, match="speed is 'ludicrous'"):
         preset("ludicrous")
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a tensor's value is asked for, which on a GPU waits for all that was begun."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["alp", "newton"])
+def test_the_loop_never_waits_for_a_value(method):
+    state = AdaptiveLatentPrediction(method=method, corrected=method == "newton").start(flow_sigmas(30))
+    velocity = torch.randn(2, 8)
+    with Waits() as waits:
+        for step in range(30):
+            state.step(0, step, lambda: velocity)
+        assert waits.count == 0
+        assert float(velocity.sum()) == velocity.sum(), "what is counted"
+        assert waits.count > 0

@@ -25,6 +25,8 @@ COMMANDS = {
     "models": "list every weight: role, licence, hash, size, where it is",
     "download": "fetch a model or a weight, resumed and verified",
     "train": "train the embedded model from nothing",
+    "bench": "measure what this machine does with a model, stage by stage",
+    "fit-speed": "fit the speed dial to a model, from clips that it runs exactly",
 }
 
 EXIT_INTERNAL, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in argv if not word.startswith("-")), None)
     parser = build_parser(command)
     args = parser.parse_args(argv)
+    args.argv = argv
     if args.command is None:
         parser.print_help()
         return EXIT_USAGE
@@ -71,7 +74,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         subparser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == command:
-            module = importlib.import_module(f"flashportrait.cli.{name}")
+            module = importlib.import_module(f"flashportrait.cli.{name.replace('-', '_')}")
             module.add_arguments(subparser)
             add_console_options(subparser)
             subparser.set_defaults(run=module.run)

@@ -257,11 +257,12 @@ def load_pdfgc(
     Raises:
         UserError: a file or onnxruntime is missing, or a file isn't what its name says.
     """
-    from flashportrait.weights.hub import WEIGHTS, locate_weight
+    from flashportrait.weights.hub import WEIGHTS
+    from flashportrait.weights.loading import ModelFiles
 
-    paths = {}
+    files, paths = ModelFiles(None if folder is None else Path(folder).expanduser()), {}
     for name in ("face_det_14b", "face_landmark_14b", "pdfgc"):
-        path = Path(folder) / WEIGHTS[name].file if folder is not None else locate_weight(name)
+        path = files.locate(name)
         if path is None or not path.is_file():
             raise UserError(
                 f"{WEIGHTS[name].file} ({WEIGHTS[name].role}) isn't in {folder or 'the cache'}; the 14B model reads "

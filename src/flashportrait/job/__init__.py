@@ -7,7 +7,7 @@ from flashportrait.job.job import MODELS, Job, JobError, read_settings
 from flashportrait.job.models import ModelCache
 from flashportrait.job.opening import check, motion_key
 from flashportrait.job.progress import Cancelled, Progress
-from flashportrait.job.running import MotionCache, resume, run
+from flashportrait.job.running import MotionCache, resume, run, stored_device
 from flashportrait.job.summary import Summary
 from flashportrait.media.lock import InUse
 
@@ -27,4 +27,5 @@ __all__ = [
     "read_settings",
     "resume",
     "run",
+    "stored_device",
 ]

@@ -41,6 +41,7 @@ CLIP, MOTION = "driving video", "motion"
 FACE, PORTRAIT_FACE = "which face", "which face of the portrait"
 SAMPLING = "sampling (default: the model's own)"
 MARKS = "marks (see docs/responsible-use.md)"
+TEXT = "text (models with a text encoder: 14b)"
 DEVICE, MEMORY, LORA = "device", "memory (14b; default: what fits, planned before it starts)", "LoRA"
 
 GAIN = number(0, 5)
@@ -171,6 +172,19 @@ class Job:
     )
     """Left, top, right, bottom in pixels of the portrait."""
 
+    prompt: str | None = setting(
+        text, "what is to be seen, in words; default: none", default=None, group=TEXT, metavar="WORDS"
+    )
+    """What is to be seen, in words; none unless given."""
+    negative_prompt: str | None = setting(
+        text,
+        "what guidance by text leads away from, at text scales above 1; default: the model's own",
+        default=None,
+        group=TEXT,
+        metavar="WORDS",
+    )
+    """What guidance by text leads away from; the model's own unless given."""
+
     steps: int | None = setting(POSITIVE, "denoising steps", default=None, group=SAMPLING, metavar="N")
     """Denoising steps, from 1; the model's own unless given, as all settings of sampling."""
     text_scale: float | None = setting(
@@ -276,6 +290,18 @@ class Job:
     """Type of the networks' numbers."""
     threads: int | None = setting(POSITIVE, "CPU threads; default: all cores", default=None, group=DEVICE, metavar="N")
     """CPU threads of the numeric libraries, from 1; all cores unless given."""
+
+    attention: Literal["native", "cudnn", "flash", "flash3", "sage"] | None = setting(
+        choice("native", "cudnn", "flash", "flash3", "sage"),
+        "kernel of attention; default: FlashAttention where it is installed, else PyTorch's own; sage rounds to 8 bits",
+        default=None,
+        group=DEVICE,
+    )
+    """Kernel of attention; the best installed one that is exact unless given."""
+    compile: bool = setting(
+        switch, "compile the network's blocks first: a minute, and faster from then on", default=False, group=DEVICE
+    )
+    """Whether the network's blocks are compiled before they are run."""
 
     weights: Literal["bf16", "fp8"] | None = setting(
         choice("bf16", "fp8"), "type in which the transformer's blocks are kept", default=None, group=MEMORY

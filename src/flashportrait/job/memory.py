@@ -2,63 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flashportrait.job.job import Job
 
 if TYPE_CHECKING:
+    from flashportrait.weights.loading import Released
     from flashportrait.weights.plan import Machine, Plan
 
-PLANNED = ("14b", "14b-fast")
-"""Models that are too large to be put on the device without a thought."""
-
-OFFLOAD = {None: None, True: "offload", False: "resident"}
+OFFLOAD: dict[bool | None, Literal["offload", "resident"] | None] = {None: None, True: "offload", False: "resident"}
 
 
-def plan_memory(job: Job, machine: Machine, portrait_size: tuple[int, int], frames: int) -> Plan:
-    """The plan for a job whose model is one of ``PLANNED``.
+def plan_memory(job: Job, model: Released, machine: Machine, portrait_size: tuple[int, int], frames: int) -> Plan:
+    """The plan for a job whose model is in the released layout.
 
     Args:
         job: what is to be made.
+        model: its model.
         machine: what it is to be made with.
         portrait_size: width and height of the portrait.
         frames: of the driving clip.
 
     Raises:
-        UserError: nothing fits, with what would be needed.
+        UserError: nothing fits, with what would be needed; or a file of the model is broken.
     """
     from flashportrait.inputs import Framing, whole_size
     from flashportrait.loading import OFFICIAL
     from flashportrait.sampling.windows import latent_frame_count
+    from flashportrait.weights.loading import sizes_of
     from flashportrait.weights.plan import Work, make_plan
 
     framing = Framing(**OFFICIAL["framing"])
     width, height = whole_size(portrait_size, job.size or framing.resolution, framing.multiple)
-    full_passes, branches = _passes(job)
+    full_passes, branches = _passes(job, model.fast)
     work = Work(
         height,
         width,
         latent_frame_count(frames),
         full_passes,
         branches,
-        lora=bool(job.lora) or job.model.endswith("-fast"),
+        lora=bool(job.lora) or model.fast,
+        sizes=sizes_of(model.folder),
     )
     return make_plan(machine, work, storage=job.weights, placement=OFFLOAD[job.offload], window=job.window)
 
 
-def _passes(job: Job) -> tuple[int, int]:
+def _passes(job: Job, fast: bool) -> tuple[int, int]:
     """Steps that are computed in each window (at the least, where a tolerance chooses), and guidance branches."""
     from flashportrait.loading import FAST, OFFICIAL
     from flashportrait.sampling.guidance import Guidance
     from flashportrait.sampling.speed import parse_predictor, preset
 
-    defaults: dict[str, Any] = OFFICIAL["defaults"] | (FAST if job.model.endswith("-fast") else {})
+    defaults: dict[str, Any] = OFFICIAL["defaults"] | (FAST if fast else {})
     steps = job.steps or defaults["num_inference_steps"]
     scales = (
         defaults[name] if given is None else given
         for name, given in (("text_scale", job.text_scale), ("emotion_scale", job.emotion_scale))
     )
-    branches = len(Guidance(*scales, same_prompts=True).weights())
+    branches = len(Guidance(*scales).weights())
     predictor = parse_predictor(job.predictor) if job.predictor else preset(job.speed or "exact")
     if predictor is None:
         return steps, branches

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from flashportrait.errors import UserError
 from flashportrait.job.job import MODELS, Job
 
 if TYPE_CHECKING:
+    from flashportrait.distributed.ranks import Ranks
     from flashportrait.pipeline import FlashPortraitPipeline
     from flashportrait.weights.plan import Machine, Plan
 
@@ -27,10 +29,12 @@ class ModelCache:
 
     Args:
         capacity: models kept at once; the one not used for longest makes room before another is loaded.
+        ranks: other processes that share the passes of the network, and hold one model at a time.
     """
 
-    def __init__(self, capacity: int = 1) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int = 1, ranks: Ranks | None = None) -> None:
+        self.capacity = capacity if ranks is None else 1
+        self._ranks = ranks
         self._pipelines: OrderedDict[Hashable, FlashPortraitPipeline] = OrderedDict()
         self._machines: dict[str, Machine] = {}
         self._lock = threading.RLock()
@@ -52,11 +56,13 @@ class ModelCache:
         from flashportrait.loading import default_device
         from flashportrait.weights.plan import detect_machine
 
-        chosen = torch_device(device) or default_device()
+        chosen = torch_device(own_device(device, self._ranks)) or default_device()
         with self._lock:
             if str(chosen) not in self._machines:
                 self.close()  # what is held would count as taken for ever
-                self._machines[str(chosen)] = detect_machine(chosen)
+                machine = detect_machine(chosen)
+                sharing = 1 if self._ranks is None else self._ranks.local_size
+                self._machines[str(chosen)] = replace(machine, free_ram=machine.free_ram // sharing)
             return self._machines[str(chosen)]
 
     @contextmanager
@@ -72,7 +78,7 @@ class ModelCache:
                 while len(self._pipelines) >= max(1, self.capacity):
                     self._pipelines.popitem(last=False)
                     _free()
-                self._pipelines[key] = _load(job, plan)
+                self._pipelines[key] = _load(job, plan) if self._ranks is None else load_shared(job, plan, self._ranks)
             self._pipelines.move_to_end(key)
             yield self._pipelines[key]
 
@@ -105,27 +111,90 @@ def torch_device(name: str | None) -> Any:
 
 def _key(job: Job, plan: Plan | None) -> Hashable:
     """What decides a loaded pipeline; files count with their time of change."""
-    model = job.model if job.model in MODELS else _stamp(Path(job.model) / "model_index.json")
+    files = (Path(job.model) / name for name in ("model_index.json", "transformer.pt"))
+    model = job.model if job.model in MODELS else tuple(map(_stamp, files))
     fitted = None if plan is None else (plan.storage, plan.placement, plan.text_encoder)
-    return model, job.device, job.dtype, tuple(map(_stamp, job.lora)), job.lora_strength, fitted
+    return (
+        model,
+        job.device,
+        job.dtype,
+        job.attention,
+        job.compile,
+        tuple(map(_stamp, job.lora)),
+        job.lora_strength,
+        fitted,
+    )
 
 
 def _stamp(file: Path) -> tuple[str, int | None]:
     return str(file.resolve()), file.stat().st_mtime_ns if file.exists() else None
 
 
-def _load(job: Job, plan: Plan | None) -> FlashPortraitPipeline:
+def _load(
+    job: Job, plan: Plan | None, device: str | None = None, *, network_only: bool = False
+) -> FlashPortraitPipeline:
     import torch
 
     from flashportrait.loading import load_pipeline
+    from flashportrait.weights.kernels import compile_blocks, set_attention
 
-    return load_pipeline(
+    pipeline = load_pipeline(
         job.model,
-        device=torch_device(job.device),
+        device=torch_device(device or job.device),
         dtype=None if job.dtype is None else getattr(torch, job.dtype),
         plan=plan,
         loras=[(file, job.lora_strength) for file in job.lora],
+        network_only=network_only,
     )
+    set_attention(pipeline.transformer, job.attention, pipeline._execution_device)
+    if job.compile:
+        compile_blocks(pipeline.transformer)
+    return pipeline
+
+
+def own_device(name: str | None, ranks: Ranks | None) -> str | None:
+    """The device of this process among others; alone, what was asked for."""
+    return name if ranks is None else ranks.device(name)
+
+
+def load_shared(job: Job, plan: Plan | None, ranks: Ranks) -> FlashPortraitPipeline:
+    """The job's model in the leading process, with its network in all others.
+
+    Raises:
+        UserError: as of loading alone, or a process has other versions or weights.
+    """
+    from flashportrait.distributed.passes import SharedPasses, check_alike
+
+    ranks.tell({"kind": "load", "job": job.absolute().to_dict(), "plan": plan})
+    device = ranks.device(job.device)
+    pipeline = _load(job, plan, device)
+    check_alike(ranks.gather(_identity(pipeline)))
+    pipeline.passes = SharedPasses(ranks, pipeline.transformer, device)
+    return pipeline
+
+
+def follow(ranks: Ranks) -> None:
+    """Answer the leading process until it is done.
+
+    Raises:
+        UserError: it is gone, or the model can't be loaded here.
+    """
+    from flashportrait.distributed import passes
+
+    def load(message: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
+        job = Job.from_dict(message["job"])
+        device = ranks.device(job.device)
+        pipeline = _load(job, message["plan"], device, network_only=True)
+        return pipeline.transformer, device, _identity(pipeline)
+
+    passes.follow(ranks, load)
+
+
+def _identity(pipeline: FlashPortraitPipeline) -> dict[str, Any]:
+    """What must be the same in every process."""
+    from flashportrait.workdir import model_digest, package_versions
+
+    return {**package_versions(), "weights": model_digest({"transformer": pipeline.transformer})}
 
 
 def _free() -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from flashportrait.errors import UserError
 from flashportrait.job.job import MODELS, Job
-from flashportrait.job.memory import PLANNED
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,17 +75,18 @@ def check(job: Job) -> None:
 
 
 def check_model(job: Job) -> None:
-    """Refuse a model that is neither a known name nor a folder, and the 14B where its files are not.
+    """Refuse a model that is neither a known name nor a folder, and one in the released layout that isn't whole.
 
     Raises:
         UserError: what there is instead, or what has to be fetched.
     """
+    from flashportrait.weights.loading import check_files, released_model
+
     if job.model not in MODELS and not Path(job.model).is_dir():
         raise UserError(f"there is no model '{job.model}': give {', '.join(MODELS)} or the folder of a saved pipeline")
-    if job.model in PLANNED:
-        from flashportrait.weights.loading import check_files
-
-        check_files(fast=job.model.endswith("-fast"), videos=job.driving.suffix.lower() != TEMPLATE_SUFFIX)
+    released = released_model(job.model)
+    if released is not None:
+        check_files(released, videos=job.driving.suffix.lower() != TEMPLATE_SUFFIX)
 
 
 def open_driving(job: Job) -> VideoReader | MotionFeatures:

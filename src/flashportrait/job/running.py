@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flashportrait.errors import UserError
 from flashportrait.job.job import Job
 from flashportrait.job.marks import Marks, open_marks
-from flashportrait.job.memory import PLANNED, plan_memory
+from flashportrait.job.memory import plan_memory
 from flashportrait.job.models import ModelCache
 from flashportrait.job.opening import Inputs, motion_key, open_inputs
 from flashportrait.job.progress import Cancelled, Flag, Progress, Stopped, Teller
@@ -100,6 +100,15 @@ def resume(
         return _perform(job, lambda _: nullcontext(folder), models, on_progress, cancel, motion_for)
 
 
+def stored_device(work: str | Path) -> str | None:
+    """Where the run whose folder ``work`` is was told to compute; None if that was left open, or can't be read."""
+    import json
+
+    with suppress(OSError, ValueError, AttributeError):
+        return json.loads((Path(work) / "manifest.json").read_text())["command"].get("device")
+    return None
+
+
 class MotionCache:
     """Keeps motion rows of driving videos in a folder, by what decides them: the file's content, span, rate, face.
 
@@ -131,6 +140,8 @@ def _perform(
     motion_for: MotionFor | None,
 ) -> Summary:
     """Check what can be checked cheaply, load the model, and write frames as they come."""
+    from flashportrait.weights.loading import released_model
+
     teller = Teller(on_progress, cancel)
     with teller.listening(), nullcontext(models) if models is not None else ModelCache() as cache:
         inputs = open_inputs(job)
@@ -141,9 +152,10 @@ def _perform(
         for note in reader.notes if reader else []:
             teller.note(note)
         plan = None
-        if job.model in PLANNED:
+        released = released_model(job.model)
+        if released is not None:
             machine = cache.machine(job.device)
-            plan = plan_memory(job, machine, inputs.portrait.size, len(inputs.driving))
+            plan = plan_memory(job, released, machine, inputs.portrait.size, len(inputs.driving))
             teller.note(f"{machine.name}: {plan.summary()}")
             # Settled here, so that a run that goes on with other memory free has the same windows.
             job = replace(job, window=plan.window, overlap=plan.overlap if job.overlap is None else job.overlap)
@@ -273,7 +285,8 @@ def _animate(
         reader, layout = inputs.reader, pipeline.config.motion_layout
         started = time.perf_counter()
         driving = motion_for(
-            motion_key(job, layout), lambda: load_motion(reader, layout, settings["face"], progress=teller)
+            motion_key(job, layout),
+            lambda: load_motion(reader, layout, settings["face"], progress=teller, weights=pipeline.weights_folder),
         )
         teller("motion", len(driving), len(driving))
         seconds = time.perf_counter() - started
@@ -288,7 +301,9 @@ def _pipeline_settings(job: Job) -> dict[str, Any]:
     from flashportrait.inputs import FaceChoice, MotionControls
     from flashportrait.sampling.speed import parse_predictor
 
-    sampling = {
+    given = {
+        "prompt": job.prompt,
+        "negative_prompt": job.negative_prompt,
         "num_inference_steps": job.steps,
         "text_scale": job.text_scale,
         "emotion_scale": job.emotion_scale,
@@ -306,7 +321,7 @@ def _pipeline_settings(job: Job) -> dict[str, Any]:
         "controls": MotionControls(job.motion, job.head, job.eyes, job.emotion, job.mouth, float(job.smooth)),
         "face": FaceChoice(job.face, job.face_box, job.portrait_face, job.portrait_box),
         "view": job.view,
-        **{name: value for name, value in sampling.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
     }
 
 

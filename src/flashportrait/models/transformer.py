@@ -78,6 +78,7 @@ class FlashPortraitBlock(WanTransformerBlock):
         expression_tokens: Tensor | None = None,
         expression_scale: float | Tensor = 1.0,
         image_tokens: int = 0,
+        frame_tokens: int = 0,
     ) -> Tensor:
         """One block.
 
@@ -89,6 +90,7 @@ class FlashPortraitBlock(WanTransformerBlock):
             expression_tokens: ``[b f k expression_dim]``, or None for no expression.
             expression_scale: a number, or one a sample ``[b]``.
             image_tokens: how many of ``encoder_hidden_states`` are image tokens.
+            frame_tokens: how many of ``hidden_states`` a latent frame has; needed where they are split over devices.
         """
         # Modulation, norms and gates run in float32 whatever the weights' type, as the released code does.
         shift_sa, scale_sa, gate_sa, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + temb.float()).chunk(6, 1)
@@ -104,6 +106,7 @@ class FlashPortraitBlock(WanTransformerBlock):
             expression_tokens=expression_tokens,
             expression_scale=expression_scale,
             image_tokens=image_tokens,
+            frame_tokens=frame_tokens,
         )
 
         x = (self.norm3(hidden_states.float()) * (1 + scale_ff) + shift_ff).type_as(hidden_states)
@@ -121,6 +124,8 @@ class FlashPortraitTransformer3DModel(WanTransformer3DModel):
 
     _no_split_modules = ["FlashPortraitBlock"]  # noqa: RUF012 (diffusers' convention)
     _repeated_blocks = ["FlashPortraitBlock"]  # noqa: RUF012
+    # The parent's, but for its timesteps: ours are one a sample, and whole everywhere.
+    _cp_plan = {name: plan for name, plan in WanTransformer3DModel._cp_plan.items() if name}  # noqa: RUF012
 
     @register_to_config
     def __init__(
@@ -268,6 +273,7 @@ class FlashPortraitTransformer3DModel(WanTransformer3DModel):
             expression_tokens,
             expression_scale,
             image_tokens,
+            grid[1] * grid[2],
         )
         velocity = self._unpatchify(self._project(tokens, temb), grid)
         if return_dict is None:

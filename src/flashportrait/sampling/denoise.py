@@ -12,8 +12,7 @@ knows the model: ``velocity`` is a callable.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -34,6 +33,9 @@ Velocity = Callable[[Tensor, Step, Window], Tensor]
 
 Finished = list[tuple[Window, Tensor]]
 """Windows, each with its owned latent frames, final, [b c owned h w]."""
+
+Prepare = Callable[[list[tuple[Tensor, Step, Window]]], None]
+"""Told of velocities that are about to be asked for, none of which depends on another: they may be computed at once."""
 
 OnStep = Callable[[Window, Step, Tensor], Tensor]
 """Called with the latents that a window's step has just moved; what it returns takes their place."""
@@ -84,6 +86,7 @@ def denoiser(
     noise: Noise,
     *,
     on_step: OnStep | None = None,
+    prepare: Prepare | None = None,
 ) -> Denoiser:
     """A denoiser in the given order.
 
@@ -94,6 +97,8 @@ def denoiser(
         plan: the windows.
         noise: where each latent frame starts.
         on_step: sees, and may change, the latents after each step of each window.
+        prepare: told of each round's velocities before they are asked for; rounds are then such that they don't depend
+            on each other (with the diagonal order, twice as many windows are in flight). The numbers are the same.
 
     Raises:
         UserError: for an unknown order or a scheduler that windows can't share.
@@ -101,26 +106,48 @@ def denoiser(
     if order == "causal":
         return CausalDenoiser(velocity, scheduler, plan, noise, on_step=on_step)
     if order in ("synchronous", "diagonal"):
-        return JointDenoiser(velocity, scheduler, plan, noise, order=order, on_step=on_step)
+        return JointDenoiser(velocity, scheduler, plan, noise, order=order, on_step=on_step, prepare=prepare)
     raise UserError(f"the order of work is {order!r}; choose one of {', '.join(ORDERS)}")
 
 
-def synchronous_rounds(plan: WindowPlan, steps: int) -> Iterator[list[tuple[int, int]]]:
-    """(window, step) pairs, a round for each step: all windows at step 0, all at step 1, ..."""
-    return ([(window, step) for window in range(len(plan))] for step in range(steps))
+Pairs = list[tuple[int, int]]
+"""Windows and steps: a round of work."""
 
 
-def diagonal_rounds(plan: WindowPlan, steps: int) -> Iterator[list[tuple[int, int]]]:
+def synchronous_rounds(plan: WindowPlan, steps: int, taken: Sequence[int] | None = None) -> Iterator[Pairs]:
+    """(window, step) pairs, a round for each step: all windows at step 0, all at step 1, ...
+
+    Args:
+        plan: the windows.
+        steps: of each.
+        taken: to begin in the middle: how many windows have taken each step.
+    """
+    for step in range(steps):
+        if pairs := [(window, step) for window in range(taken[step] if taken else 0, len(plan))]:
+            yield pairs
+
+
+def diagonal_rounds(
+    plan: WindowPlan, steps: int, taken: Sequence[int] | None = None, *, independent: bool = False
+) -> Iterator[Pairs]:
     """(window, step) pairs: each round, one more window takes each step, if what it needs is there.
 
     A window may take step s once every window that shares a frame with it has taken step s - 1. Where windows share
     with the next one only, round k is window k at step 0, k - 1 at step 1, k - 2 at step 2, ...: a diagonal.
+
+    Args:
+        plan: the windows.
+        steps: of each.
+        taken: to begin in the middle: how many windows have taken each step.
+        independent: what is needed must be there when the round begins, so that no pair waits for another: round k is
+            then window k at step 0, k - 2 at step 1, k - 4 at step 2, ...
     """
-    due = [0] * steps  # the window that is next to take each step
+    due = list(taken) if taken else [0] * steps  # the window that is next to take each step
     while due[-1] < len(plan):
         pairs = []
+        there = list(due) if independent else due
         for step in range(steps):
-            ready = len(plan) if step == 0 else due[step - 1]
+            ready = len(plan) if step == 0 else there[step - 1]
             if due[step] < len(plan) and plan.last_reader(due[step]) < ready:
                 pairs.append((due[step], step))
                 due[step] += 1
@@ -146,26 +173,35 @@ class JointDenoiser:
         *,
         order: Literal["synchronous", "diagonal"] = "synchronous",
         on_step: OnStep | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         self._velocity, self._scheduler, self._plan, self._noise = velocity, scheduler, plan, noise
-        self._rounds = synchronous_rounds if order == "synchronous" else diagonal_rounds
-        self._on_step = on_step
+        self._order, self._on_step, self._prepare = order, on_step, prepare
         self._steps = steps_of(scheduler)
         self._stretches: dict[int, Solver] = {}
         self._carried: dict[int, Tensor] = {}
-        self._rounds_done = 0
+        self._taken = [0] * len(self._steps)
 
     def run(self) -> Iterator[Finished]:
         """Yield, after each round of work, the windows that it finished, in order."""
-        rounds = self._rounds(self._plan, len(self._steps))
-        for pairs in itertools.islice(rounds, self._rounds_done, None):
+        for pairs in self._rounds():
             finished = []
+            if self._prepare is not None:
+                asked = [(self._plan[index], self._steps[step]) for index, step in pairs]
+                self._prepare([(self._read(window, step), step, window) for window, step in asked])
             for index, step in pairs:
                 self._advance(self._plan[index], self._steps[step])
+                self._taken[step] = index + 1
                 if step == len(self._steps) - 1:
                     finished.append((self._plan[index], self._stretches.pop(index).latents))
-            self._rounds_done += 1
             yield finished
+
+    def _rounds(self) -> Iterator[Pairs]:
+        """What is left to do."""
+        if self._order == "synchronous":
+            return synchronous_rounds(self._plan, len(self._steps), self._taken)
+        independent = self._prepare is not None
+        return diagonal_rounds(self._plan, len(self._steps), self._taken, independent=independent)
 
     def _advance(self, window: Window, step: Step) -> None:
         velocity = self._velocity(self._read(window, step), step, window)
@@ -192,7 +228,7 @@ class JointDenoiser:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that is needed to continue after the last round that ``run`` yielded, as named tensors."""
-        state = {"rounds_done": torch.tensor(self._rounds_done)}
+        state = {"taken": torch.tensor(self._taken)}
         state.update({f"carried.{step}": velocity for step, velocity in self._carried.items()})
         for index, stretch in self._stretches.items():
             state.update({f"stretch.{index}.{name}": value for name, value in stretch.state_dict().items()})
@@ -201,7 +237,7 @@ class JointDenoiser:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from ``state``: ``run`` then yields what had not been yielded when it was taken."""
         device = self._noise(0, 1).device
-        self._rounds_done = int(state["rounds_done"])
+        self._taken = state["taken"].tolist()
         self._carried = {
             int(name.split(".")[1]): value.to(device) for name, value in state.items() if name.startswith("carried.")
         }

@@ -74,7 +74,11 @@ EXTRAPOLATORS: dict[str, Callable[[Sequence[float], float], Terms]] = {
 """The rules by name. Adaptive Latent Prediction is Taylor's with ``adaptive_gains``."""
 
 
-def adaptive_gains(latent_rates: Sequence[float], layer_ratios: Sequence[float], alpha: float) -> list[float]:
+Number = float | Tensor
+"""A number, or a scalar that stays on its device: asking for its value would wait for the device."""
+
+
+def adaptive_gains(latent_rates: Sequence[Tensor], layer_ratios: Sequence[float], alpha: float) -> list[Number]:
     """Gains of the orders 0 .. n in Adaptive Latent Prediction (arXiv 2512.16900): 1, then ``1 / (w_i s)``.
 
     ``s = (rate / mean rate)^alpha``: a stretch where the latent moves faster than it has so far is extrapolated less.
@@ -82,12 +86,12 @@ def adaptive_gains(latent_rates: Sequence[float], layer_ratios: Sequence[float],
     that varies more than the rest is extrapolated more.
 
     Args:
-        latent_rates: the latent's rate of change at every step up to the newest point's, in order.
+        latent_rates: the latent's rate of change at every step up to the newest point's, in order, scalars.
         layer_ratios: ``r_1 .. r_n``; all 1 where the quantity has a single layer, as the guided velocity has.
         alpha: exponent of s; 0 leaves s out.
     """
-    mean_rate = sum(latent_rates) / len(latent_rates)
-    s = (latent_rates[-1] / mean_rate) ** alpha if latent_rates[-1] > 0 else 1.0
+    rates = torch.stack(list(latent_rates))
+    s = torch.where(rates[-1] > 0, rates[-1] / rates.mean(), 1.0) ** alpha
     return [1.0, *(math.sqrt(ratio) / s for ratio in layer_ratios)]
 
 
@@ -116,7 +120,7 @@ class History:
         self.nodes = [x, *self.nodes][: self._length]
         self.values = [value, *self.values][: self._length]
 
-    def predict(self, x: float, gains: Sequence[float] | None = None) -> Tensor:
+    def predict(self, x: float, gains: Sequence[Number] | None = None) -> Tensor:
         """The value expected at x, float32 or wider; all gains are 1 unless given."""
         return weighted_sum(self.values, combine(self._terms(self.nodes, x), gains))
 
@@ -126,7 +130,7 @@ class History:
         return [weighted_sum(values, row) for row in _repeated_quotients(self.nodes)[1:]]
 
 
-def combine(terms: Terms, gains: Sequence[float] | None = None) -> list[float]:
+def combine(terms: Terms, gains: Sequence[Number] | None = None) -> list[Number]:
     """Weights of the values, newest first: the rows of ``terms`` times their gains (1 unless given), added up."""
     gains = [1.0] * len(terms) if gains is None else gains
     return [
@@ -134,11 +138,14 @@ def combine(terms: Terms, gains: Sequence[float] | None = None) -> list[float]:
     ]
 
 
-def weighted_sum(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def weighted_sum(values: Sequence[Tensor], weights: Sequence[Number]) -> Tensor:
     """``sum_j weights[j] values[j]``, summed in float32 or wider."""
     result = values[0].to(torch.promote_types(values[0].dtype, torch.float32)) * weights[0]
     for value, weight in zip(values[1:], weights[1:], strict=True):
-        result.add_(value, alpha=weight)
+        if isinstance(weight, Tensor):
+            result.add_(value.to(result.dtype) * weight)
+        else:
+            result.add_(value, alpha=weight)
     return result
 
 

@@ -24,7 +24,7 @@ from flashportrait.errors import UserError
 from flashportrait.sampling.extrapolation import History
 from flashportrait.sampling.prediction import PredictionStats
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
-from flashportrait.sampling.stream import Stream
+from flashportrait.sampling.stream import Stream, rate_of_change
 
 MODULES = ("attn1", "attn2", "ffn")
 """The layers of a block whose outputs ``modules`` predicts."""
@@ -97,7 +97,7 @@ class _Context(BaseState):
         """By quantity: ("stack", 0), or (module, layer)."""
         self.samples: dict[int, History] = {}
         """By block: its output on the sampled tokens (target ``blocks``)."""
-        self.latent_rates: list[float] = []
+        self.latent_rates: list[Tensor] = []
         self.input: tuple[float, Tensor] | None = None
         """Where the stack's input was last seen, and the sampled tokens of it."""
 
@@ -222,7 +222,7 @@ class _StackHook(ModelHook):
         x, now = self.x, _sample(tokens).float().clone()
         if context.input is not None:
             before_x, before = context.input
-            context.latent_rates.append(float((now - before).norm()) / abs(x - before_x))
+            context.latent_rates.append(rate_of_change(now - before, abs(x - before_x)))
         context.input = (x, now)
 
     def _check_context(self) -> None:

@@ -98,6 +98,13 @@ class PredictionState:
         self.stats.peak_bytes = max(self.stats.peak_bytes, self.memory_bytes)
         return velocity
 
+    def is_full(self, window_index: int, step_index: int) -> bool:
+        """Whether :meth:`step` will compute this step of a window, which must be its next one."""
+        window = self._windows.get(window_index)
+        if self._begin is None or window is None:
+            return self._begin is None or step_index == 0
+        return window.is_full(step_index)
+
     def finish(self, window_index: int) -> None:
         """Frees a window's history; its counts stay."""
         self._windows.pop(window_index, None)

@@ -25,7 +25,7 @@ from flashportrait.errors import UserError
 from flashportrait.sampling.corrector import Corrector
 from flashportrait.sampling.extrapolation import EXTRAPOLATORS
 from flashportrait.sampling.prediction import PredictionState
-from flashportrait.sampling.stream import Stream
+from flashportrait.sampling.stream import Stream, rate_of_change
 
 TARGETS = ("guided", "last_block", "blocks", "modules")
 COORDINATES = ("step", "sigma", "log_snr")
@@ -223,7 +223,7 @@ class _GuidedVelocity:
         """The latent's rate of change, ``|v| |dsigma / dx|``."""
         if self._config.method == "alp":
             slope = self._dsigma[step] / (self._x[step + 1] - self._x[step])
-            self.stream.latent_rates.append(float(velocity.float().norm()) * abs(slope))
+            self.stream.latent_rates.append(rate_of_change(velocity, 1 / abs(slope)))
 
 
 def evenly_spread(calls: int, steps: int) -> tuple[int, ...]:

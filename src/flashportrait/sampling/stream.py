@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flashportrait.sampling.extrapolation import History, adaptive_gains
@@ -21,8 +22,9 @@ class Stream:
         """The newest computed step."""
         self.next_full_step = 0
         """The next step to compute."""
-        self.latent_rates: list[float] = []
-        """The latent's rate of change at each step in order: what s(t) compares. Noted by the owner, for ``alp``."""
+        self.latent_rates: list[Tensor] = []
+        """The latent's rate of change at each step in order, scalars on the values' device: what s(t) compares. Noted
+        by the owner, for ``alp``."""
         self.layer_ratios = [1.0] * order
         """``r_1 .. r_n`` of w(t, l, i). Kept by the owner where the quantity has layers."""
 
@@ -58,11 +60,12 @@ class Stream:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The tensors by name, and everything else as plain data."""
         tensors = {f"value{i}": value for i, value in enumerate(self.history.values)}
+        if self.latent_rates:
+            tensors["latent_rates"] = torch.stack(self.latent_rates)
         plain = {
             "nodes": self.history.nodes,
             "full_step": self.full_step,
             "next_full_step": self.next_full_step,
-            "latent_rates": self.latent_rates,
         }
         return tensors, plain
 
@@ -71,4 +74,10 @@ class Stream:
         self.history.nodes = list(plain["nodes"])
         self.history.values = [tensors[f"value{i}"] for i in range(len(self.history.nodes))]
         self.full_step, self.next_full_step = plain["full_step"], plain["next_full_step"]
-        self.latent_rates = list(plain["latent_rates"])
+        self.latent_rates = list(tensors["latent_rates"].unbind()) if "latent_rates" in tensors else []
+
+
+def rate_of_change(change: Tensor, span: float) -> Tensor:
+    """``|change| / span`` as a scalar on the device of ``change``: the loop never waits for its value."""
+    norm = torch.linalg.vector_norm(change.float())
+    return (norm if norm.device.type == "mps" else norm.double()) / span

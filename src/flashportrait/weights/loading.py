@@ -7,6 +7,7 @@ with Wan2.1 in its original form.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ from flashportrait.weights.official import (
     load_vae,
     vision_prefix,
 )
+from flashportrait.weights.plan import BF16_BYTES, Sizes
+from flashportrait.weights.sizes import image_encoder_config, text_encoder_config, transformer_words, vae_config
 
 if TYPE_CHECKING:
     from flashportrait.models.transformer import FlashPortraitTransformer3DModel
@@ -37,6 +40,9 @@ ORIGINAL_IMAGE_ENCODER = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pt
 ORIGINAL_VAE = "Wan2.1_VAE.pth"
 ORIGINAL_TOKENIZER = "google/umt5-xxl"
 
+FOLDERS = ("", "FlashPortrait")
+"""Below a given folder, where the released files may lie: in it, or as in the released code's ``checkpoints``."""
+
 SHIFT = 5.0
 """Of the noise schedule that the 14B samples with."""
 
@@ -48,24 +54,53 @@ NEEDED_FOR_VIDEOS = ("pdfgc", "face_det_14b", "face_landmark_14b")
 """What reads motion for it; templates hold it already."""
 
 
-def check_files(*, fast: bool, videos: bool) -> None:
-    """Refuse to begin without the 14B's files; nothing is read.
+@dataclass(frozen=True)
+class Released:
+    """A model in the released layout."""
+
+    folder: Path | None
+    """With its files; None where ``flashportrait download 14b`` puts them."""
+    fast: bool
+    """With the 4-step LoRA and the tiny VAE."""
+
+
+def released_model(name_or_path: str | Path) -> Released | None:
+    """What a model's name or folder means, if that is a model in the released layout of whatever size, else None."""
+    if name_or_path in ("14b", "14b-fast"):
+        return Released(None, fast=name_or_path == "14b-fast")
+    folder = Path(name_or_path).expanduser()
+    if (folder / "model_index.json").is_file():
+        return None
+    here = any((folder / below / WEIGHTS["transformer_14b"].file).is_file() for below in FOLDERS)
+    return Released(folder, fast=False) if here else None
+
+
+def check_files(model: Released, *, videos: bool) -> None:
+    """Refuse to begin without the model's files; nothing is read.
 
     Args:
-        fast: with the 4-step LoRA and the tiny VAE.
+        model: which one.
         videos: the driver is a video, not a template.
 
     Raises:
         UserError: what is not there, and how to fetch it.
     """
-    needed = (*NEEDED, *(NEEDED_FAST if fast else ()), *(NEEDED_FOR_VIDEOS if videos else ()))
-    absent = [WEIGHTS[name] for name in needed if locate_weight(name) is None]
-    if absent:
+    needed = (*NEEDED, *(NEEDED_FAST if model.fast else ()), *(NEEDED_FOR_VIDEOS if videos else ()))
+    files = ModelFiles(model.folder)
+    absent = [WEIGHTS[name] for name in needed if files.locate(name) is None]
+    if not absent:
+        return
+    names = ", ".join(weight.file for weight in absent)
+    if model.folder is not None:
         raise UserError(
-            f"the 14B isn't on this machine whole: {', '.join(weight.file for weight in absent)} not found in "
-            f"{cache_folder()}; run `flashportrait download 14b`, or name a file by its variable "
-            f"(as {absent[0].variable}); the embedded model (nano) needs no download"
+            f"'{model.folder}' holds a model in the released layout, but not all of it: {names} not found; complete it "
+            f"with `flashportrait download 14b --to {model.folder}`"
         )
+    raise UserError(
+        f"the 14B isn't on this machine whole: {names} not found in "
+        f"{cache_folder()}; run `flashportrait download 14b`, or name a file by its variable "
+        f"(as {absent[0].variable}); the embedded model (nano) needs no download"
+    )
 
 
 @dataclass(frozen=True)
@@ -75,22 +110,21 @@ class ModelFiles:
     folder: Path | None
     """Given by the user; None looks where weights are kept."""
 
-    def find(self, name: str) -> Path:
-        """Path of one released file, by its name in ``hub.WEIGHTS``. Raises UserError if it isn't there."""
-        weight = WEIGHTS[name]
+    def locate(self, name: str) -> Path | None:
+        """Path of one released file, or of Wan2.1's folder, by its name in ``hub.WEIGHTS``; None if it isn't there."""
         if self.folder is None:
-            path = locate_weight(name)
-        else:
-            places = (self.folder / weight.file, self.folder / "FlashPortrait" / weight.file)
-            path = next((place for place in places if place.exists()), None)
-        return path or self._refuse(weight)
+            return locate_weight(name)
+        names = WAN_FOLDERS if name == "wan_14b" else (WEIGHTS[name].file,)
+        places = (self.folder / below / file for below in FOLDERS for file in names)
+        return next((place for place in places if place.exists()), None)
+
+    def find(self, name: str) -> Path:
+        """As :meth:`locate`. Raises UserError if it isn't there."""
+        return self.locate(name) or self._refuse(WEIGHTS[name])
 
     def wan(self) -> Path:
         """Folder of Wan2.1's text encoder, image encoder and VAE. Raises UserError if it isn't there."""
-        if self.folder is None:
-            return locate_weight("wan_14b") or self._refuse(WEIGHTS["wan_14b"])
-        places = (self.folder / name for name in WAN_FOLDERS)
-        return next((place for place in places if place.is_dir()), None) or self._refuse(WEIGHTS["wan_14b"])
+        return self.find("wan_14b")
 
     def _refuse(self, weight: Weight) -> Path:
         where = f"in {self.folder}" if self.folder else "on this machine"
@@ -128,7 +162,9 @@ def load_components(
     files = ModelFiles(Path(folder).expanduser() if folder is not None else None)
     wan = files.wan()
     placing = {"torch_dtype": torch_dtype, "device": device}
-    transformer = FlashPortraitTransformer3DModel.from_official(files.find("transformer_14b"), **placing)
+    source = files.find("transformer_14b")
+    sizes = transformer_words(read_checkpoint(source))
+    transformer = FlashPortraitTransformer3DModel.from_official(source, **placing, **sizes)
     return {
         "transformer": transformer,
         # Small, and run in float32 by the released code.
@@ -139,6 +175,43 @@ def load_components(
         "text_encoder": load_wan_text_encoder(wan, **placing),
         "tokenizer": load_wan_tokenizer(wan),
     }
+
+
+def sizes_of(folder: str | Path | None = None) -> Sizes:
+    """Of the model in a folder (None: where ``flashportrait download 14b`` puts it), for a plan; weights aren't read.
+
+    Raises:
+        UserError: a file is missing or broken.
+    """
+    files = ModelFiles(Path(folder).expanduser() if folder is not None else None)
+    tensors = read_checkpoint(files.find("transformer_14b"))
+    words = transformer_words(tensors)
+    wan = files.wan()
+    text, image = (
+        _state(wan, "text_encoder", ORIGINAL_TEXT_ENCODER),
+        _state(wan, "image_encoder", ORIGINAL_IMAGE_ENCODER),
+    )
+    portrait = read_checkpoint(files.find("portrait_encoder_14b"))
+    return Sizes(
+        width=words["dim"],
+        ffn_width=words["ffn_dim"],
+        layers=words["num_layers"],
+        expression_width=words["expression_dim"],
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        text_encoder_bytes=_bf16_bytes(text),
+        text_encoder_layer_bytes=max(_bf16_bytes({key: tensor}) for key, tensor in text.items()),
+        image_encoder_bytes=_bf16_bytes({key: tensor for key, tensor in image.items() if "textual." not in key}),
+        vae_bytes=_bf16_bytes(_state(wan, "vae", ORIGINAL_VAE)),
+        portrait_encoder_bytes=_bf16_bytes(portrait),
+    )
+
+
+def _state(wan: Path, folder: str, original: str) -> dict[str, torch.Tensor]:
+    return read_checkpoint(wan / folder if (wan / folder).is_dir() else _original(wan, original))
+
+
+def _bf16_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(BF16_BYTES * tensor.numel() for tensor in tensors.values())
 
 
 def load_fast_lora(transformer: FlashPortraitTransformer3DModel, folder: str | Path | None = None) -> Lora:
@@ -156,12 +229,12 @@ def _load_tiny_vae(files: ModelFiles, torch_dtype: torch.dtype, device: torch.de
 def load_wan_text_encoder(
     wan: Path, torch_dtype: torch.dtype | None = None, device: torch.device | str | None = None, **config: Any
 ) -> Any:
-    """UMT5 from either layout of Wan2.1; ``config`` only where the original file isn't the XXL one."""
+    """UMT5 from either layout of Wan2.1; ``config`` is what the original file's shapes don't tell."""
     folder = wan / "text_encoder"
     if not folder.is_dir():
-        return load_text_encoder(
-            _original(wan, ORIGINAL_TEXT_ENCODER), torch_dtype=torch_dtype, device=device, **config
-        )
+        path = _original(wan, ORIGINAL_TEXT_ENCODER)
+        config = text_encoder_config(read_checkpoint(path)) | config
+        return load_text_encoder(path, torch_dtype=torch_dtype, device=device, **config)
     from transformers import UMT5Config, UMT5EncoderModel
 
     with torch.device("meta"):
@@ -177,10 +250,11 @@ def load_wan_text_encoder(
 def load_wan_image_encoder(
     wan: Path, torch_dtype: torch.dtype | None = None, device: torch.device | str | None = None, **config: Any
 ) -> Any:
-    """CLIP's vision tower from either layout of Wan2.1; ``config`` only where the original file isn't ViT-H."""
+    """CLIP's vision tower from either layout of Wan2.1; ``config`` is what the original file's shapes don't tell."""
     folder = wan / "image_encoder"
     if not folder.is_dir():
         path = _original(wan, ORIGINAL_IMAGE_ENCODER)
+        config = image_encoder_config(read_checkpoint(path)) | config
         return load_image_encoder(path, torch_dtype=torch_dtype, device=device, **config)
     model = empty_image_encoder(device, **json.loads((folder / "config.json").read_text()))
     ours, theirs = vision_prefix(model), vision_prefix(read_checkpoint(folder))
@@ -193,10 +267,12 @@ def load_wan_image_encoder(
 def load_wan_vae(
     wan: Path, torch_dtype: torch.dtype | None = None, device: torch.device | str | None = None, **config: Any
 ) -> Any:
-    """The causal VAE from either layout of Wan2.1; ``config`` only where the original file isn't Wan2.1's own."""
+    """The causal VAE from either layout of Wan2.1; ``config`` is what the original file's shapes don't tell."""
     folder = wan / "vae"
     if not folder.is_dir():
-        return load_vae(_original(wan, ORIGINAL_VAE), torch_dtype=torch_dtype, device=device, **config)
+        path = _original(wan, ORIGINAL_VAE)
+        config = vae_config(read_checkpoint(path)) | config
+        return load_vae(path, torch_dtype=torch_dtype, device=device, **config)
     from diffusers import AutoencoderKLWan
 
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Fitting the 14B to a machine: what is kept where, in which type, and what that will cost, said before it starts.
+"""Fitting a model in the released layout to a machine: what is kept where, in which type, and what it will cost.
 
 ``make_plan`` is arithmetic on sizes; ``detect_machine`` measures; ``apply_plan`` changes a finished pipeline from
 outside, with diffusers' layerwise casting and group offloading.
@@ -30,14 +30,13 @@ BF16_BYTES = 2
 WIDTH, FFN_WIDTH, LAYERS, EXPRESSION_WIDTH = 5120, 13824, 40, 2048
 TOKEN_PIXELS = 16
 """Side of the picture area behind one token."""
-BLOCK_PARAMETERS = 10 * WIDTH**2 + 2 * WIDTH * FFN_WIDTH + 2 * WIDTH * EXPRESSION_WIDTH
 PARAMETERS = 17_233_739_584
-OTHER_PARAMETERS = PARAMETERS - LAYERS * BLOCK_PARAMETERS
-"""Embeddings, head, norms, biases and modulations: never cast to fp8, never offloaded."""
 TEXT_ENCODER_BYTES = 11_361_845_248
 TEXT_ENCODER_LAYER_BYTES = 256_384 * 4096 * BF16_BYTES
 """Its largest layer, the vocabulary."""
 IMAGE_ENCODER_BYTES, VAE_BYTES, PORTRAIT_ENCODER_BYTES = 1_264_000_000, 253_785_062, 328_927_232
+TEXT_ENCODER_SHARD_BYTES = 5_000_000_000
+"""The largest file of it, in diffusers' layout."""
 
 ACTIVATION_TENSORS = 12.3
 """Hidden tensors of bfloat16 alive at once at the worst moment of a block, when queries and keys are rotated."""
@@ -48,13 +47,57 @@ VAE_FLOPS_PER_PIXEL = 8.7e6
 RESERVE_BYTES = 600_000_000
 """For the driver's context, the allocator's gaps and the attention kernel's workspace."""
 USABLE_VRAM = 0.95
-LOADING_BYTES = 7_000_000_000
-"""Of host memory while loading: the largest shard of the text encoder, 5 GB, and 2 GB."""
+FP8_FIRST, FP8_LAST = 2, 3
+"""Blocks at the start and at the end that stay in bfloat16 where the others are kept in fp8: what is lost there is seen
+most."""
+LOADING_SPARE_BYTES = 2_000_000_000
+"""Of host memory while loading, beside the largest shard of the text encoder."""
 WORTHWHILE = 1.1
 """Full precision is kept if it takes at most this many times as long as the fastest way that fits."""
 WINDOWS = (51, 41, 31, 21, 13)
 """Latent frames of a window, from the released model's down."""
 OVERLAP_SHARE = 30 / 51
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a model in the released layout; the released one's unless given."""
+
+    width: int = WIDTH
+    ffn_width: int = FFN_WIDTH
+    layers: int = LAYERS
+    expression_width: int = EXPRESSION_WIDTH
+    parameters: int = PARAMETERS
+    """Of the transformer."""
+    text_encoder_bytes: int = TEXT_ENCODER_BYTES
+    text_encoder_layer_bytes: int = TEXT_ENCODER_LAYER_BYTES
+    """Its largest layer."""
+    image_encoder_bytes: int = IMAGE_ENCODER_BYTES
+    vae_bytes: int = VAE_BYTES
+    portrait_encoder_bytes: int = PORTRAIT_ENCODER_BYTES
+
+    @property
+    def block_parameters(self) -> int:
+        """Matrices of one block: what is cast to fp8 or streamed."""
+        return 10 * self.width**2 + 2 * self.width * self.ffn_width + 2 * self.width * self.expression_width
+
+    def blocks_bytes(self, storage: Storage) -> int:
+        """Of all blocks together."""
+        full = self.layers if storage == "bf16" else min(self.layers, FP8_FIRST + FP8_LAST)
+        return self.block_parameters * (BF16_BYTES * full + self.layers - full)
+
+    @property
+    def other_parameters(self) -> int:
+        """Embeddings, head, norms, biases and modulations: never cast to fp8, never streamed."""
+        return self.parameters - self.layers * self.block_parameters
+
+    @property
+    def loading_bytes(self) -> int:
+        """Of host memory while loading."""
+        return min(TEXT_ENCODER_SHARD_BYTES, self.text_encoder_bytes) + LOADING_SPARE_BYTES
+
+
+RELEASED = Sizes()
 
 
 @dataclass(frozen=True)
@@ -88,6 +131,8 @@ class Work:
     """Guidance branches."""
     lora: bool = False
     """Whether a LoRA is merged into the transformer."""
+    sizes: Sizes = RELEASED
+    """Of the model."""
 
 
 @dataclass(frozen=True)
@@ -193,27 +238,27 @@ def _predict(
     machine: Machine, work: Work, window: int, storage: Storage, placement: Placement, text_encoder: Placement
 ) -> Plan:
     """Peaks and time of one way of working."""
+    sizes = work.sizes
     overlap = min(round(window * OVERLAP_SHARE), window - 1)
     windows = 1 + max(0, math.ceil((work.latent_frames - window) / (window - overlap)))
     tokens = window_tokens(work, min(window, work.latent_frames))
-    block_bytes = BLOCK_PARAMETERS * (BF16_BYTES if storage == "bf16" else 1)
-    weights = LAYERS * block_bytes
-    resident = OTHER_PARAMETERS * BF16_BYTES + VAE_BYTES + PORTRAIT_ENCODER_BYTES
-    resident += weights if placement == "resident" else 2 * block_bytes
+    weights = sizes.blocks_bytes(storage)
+    resident = sizes.other_parameters * BF16_BYTES + sizes.vae_bytes + sizes.portrait_encoder_bytes
+    resident += weights if placement == "resident" else 2 * BF16_BYTES * sizes.block_parameters
     if storage == "fp8":
-        resident += WIDTH * FFN_WIDTH * BF16_BYTES  # a layer is widened while it is used
-    resident += IMAGE_ENCODER_BYTES if placement == "resident" else 0
-    resident += TEXT_ENCODER_BYTES if text_encoder == "resident" else 0
+        resident += sizes.width * sizes.ffn_width * BF16_BYTES  # a layer is widened while it is used
+    resident += sizes.image_encoder_bytes if placement == "resident" else 0
+    resident += sizes.text_encoder_bytes if text_encoder == "resident" else 0
     working = max(
-        activation_bytes(tokens),
+        activation_bytes(tokens, sizes),
         VAE_BYTES_PER_PIXEL * work.height * work.width,
-        TEXT_ENCODER_LAYER_BYTES if text_encoder == "offload" else 0,
+        sizes.text_encoder_layer_bytes if text_encoder == "offload" else 0,
     )
     waiting = weights if placement == "offload" else 0
     if work.lora and (storage, placement) == ("bf16", "offload"):
         waiting *= 2  # merged weights are no longer the file's, and are copied once more to be streamed
     passes = work.steps * work.branches * windows
-    compute = forward_flops(tokens) / machine.flops
+    compute = forward_flops(tokens, sizes) / machine.flops
     transfer = weights / machine.bandwidth if placement == "offload" else 0.0
     frames = 4 * (work.latent_frames - 1) + 1
     decoding = VAE_FLOPS_PER_PIXEL * work.height * work.width * frames / machine.flops
@@ -224,7 +269,7 @@ def _predict(
         window,
         overlap,
         peak_vram=resident + working + RESERVE_BYTES,
-        peak_ram=LOADING_BYTES + waiting,
+        peak_ram=sizes.loading_bytes + waiting,
         seconds=passes * max(compute, transfer) + decoding,
     )
 
@@ -234,19 +279,19 @@ def window_tokens(work: Work, latent_frames: int) -> int:
     return latent_frames * math.ceil(work.height / TOKEN_PIXELS) * math.ceil(work.width / TOKEN_PIXELS)
 
 
-def activation_bytes(tokens: int) -> int:
+def activation_bytes(tokens: int, sizes: Sizes = RELEASED) -> int:
     """Alive at the worst moment of a block."""
-    return round(ACTIVATION_TENSORS * tokens * WIDTH * BF16_BYTES)
+    return round(ACTIVATION_TENSORS * tokens * sizes.width * BF16_BYTES)
 
 
-def forward_flops(tokens: int) -> float:
+def forward_flops(tokens: int, sizes: Sizes = RELEASED) -> float:
     """Of one pass of the transformer: a multiplication and an addition for each weight and token, and attention.
 
     Per block and token: q, k, v and output of self-attention, q and output of cross-attention, the feed-forward
     layers, and all pairs of tokens twice.
     """
-    linear = 2 * tokens * (6 * WIDTH**2 + 2 * WIDTH * FFN_WIDTH)
-    return LAYERS * float(linear + 4 * tokens**2 * WIDTH)
+    linear = 2 * tokens * (6 * sizes.width**2 + 2 * sizes.width * sizes.ffn_width)
+    return sizes.layers * float(linear + 4 * tokens**2 * sizes.width)
 
 
 def detect_machine(device: torch.device | str | None = None) -> Machine:
@@ -332,7 +377,7 @@ def _place_transformer(transformer: Any, plan: Plan, device: torch.device, lora:
             block.to(device)
         if lora is not None:
             lora.part(f"blocks.{index}.").merge(transformer)
-        if plan.storage == "fp8":
+        if plan.storage == "fp8" and FP8_FIRST <= index < len(transformer.blocks) - FP8_LAST:
             _keep_in_fp8(block, transformer)
     if resident:
         transformer.to(device)

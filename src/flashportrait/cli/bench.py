@@ -1,0 +1,119 @@
+"""``flashportrait bench``: what this machine does with a model, stage by stage."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from dataclasses import asdict, replace
+from importlib import metadata
+from typing import Any
+
+from flashportrait.cli.console import Console
+from flashportrait.cli.options import add_settings, chosen_settings, table
+from flashportrait.errors import UserError
+
+SETTINGS = ("model", "window", "device", "dtype", "attention", "compile", "threads", "weights", "offload")
+"""Those of a job that choose the model and how it is run."""
+RATE = 25
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, the size, the length of the clip to reckon for."""
+    parser.epilog = "A table to paste into an issue; nothing about you or your files is in it."
+    parser.add_argument("--width", type=int, metavar="PIXELS", help="of the picture, for models of whole pictures")
+    parser.add_argument("--height", type=int, metavar="PIXELS", help="of the picture; default: 480x832")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of a clip to reckon for; default: 20")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="measurements of each stage; default: 3")
+    add_settings(parser, only=SETTINGS)
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Load, measure, sum up."""
+    given = [name for name in SETTINGS if hasattr(args, name)]
+    chosen = dict.fromkeys(SETTINGS) | chosen_settings(args, given)
+    for name, least in (("width", 16), ("height", 16), ("seconds", 0.04), ("repeats", 1)):
+        value = getattr(args, name)
+        if value is not None and not value >= least:
+            raise UserError(f"--{name} is {value}: give {least} or more")
+
+    import time
+
+    import torch
+
+    from flashportrait.evaluation.machine import measure, whole_run
+    from flashportrait.weights.plan import format_seconds
+
+    if chosen["threads"]:
+        torch.set_num_threads(chosen["threads"])
+    model, started = chosen["model"] or "nano", time.perf_counter()
+    height, width = (-(-side // 16) * 16 for side in (args.height or 480, args.width or 832))
+    pipeline = _load(model, chosen, height, width, console)
+    if pipeline.framing.mode == "face":
+        height = width = pipeline.framing.resolution
+    settings = pipeline.settings("exact")
+    if chosen["window"]:
+        overlap = round(chosen["window"] * settings.overlap / settings.window)
+        settings = replace(settings, window=chosen["window"], overlap=min(overlap, chosen["window"] - 1))
+    stages, loading = [], time.perf_counter() - started
+    for stage in measure(pipeline, height, width, settings.window, args.repeats):
+        console.note(f"{stage.name}: {stage.seconds:.4g} {'' if stage.unit == 'GB' else 's a '}{stage.unit}")
+        stages.append(stage)
+    frames = max(1, round(args.seconds * RATE))
+    clip = whole_run(stages, frames, settings)
+    facts = _facts(pipeline, model, height, width, settings.window)
+    rows = [("loading", f"{loading:.3g}", "s", "")]
+    for stage in stages:
+        unit = stage.unit if stage.unit == "GB" else f"s a {stage.unit}"
+        rows.append((stage.name, f"{stage.seconds:.4g}", unit, stage.note))
+    for speed, total in clip.items():
+        rows.append((f"{frames} frames, {speed}", f"{total:.4g}", "s", f"summed: {format_seconds(total)}"))
+    lines = [*(f"{name}: {value}" for name, value in facts.items()), "", table(rows, ("stage", "value", "unit", "of"))]
+    summary = {**facts, "loading_seconds": loading, "stages": [asdict(stage) for stage in stages]}
+    console.result({**summary, "clip_frames": frames, "clip_seconds": clip}, "\n".join(lines))
+    return 0
+
+
+def _load(model: str, chosen: dict[str, Any], height: int, width: int, console: Console) -> Any:
+    import torch
+
+    from flashportrait.job.memory import OFFLOAD
+    from flashportrait.job.models import torch_device
+    from flashportrait.loading import OFFICIAL, default_device, load_pipeline
+    from flashportrait.weights.kernels import compile_blocks, set_attention
+    from flashportrait.weights.loading import check_files, released_model, sizes_of
+    from flashportrait.weights.plan import Work, detect_machine, make_plan
+
+    device, plan, released = torch_device(chosen["device"]) or default_device(), None, released_model(model)
+    if released is not None:
+        check_files(released, videos=False)
+        work = Work(height, width, chosen["window"] or OFFICIAL["defaults"]["window"], sizes=sizes_of(released.folder))
+        machine = detect_machine(device)
+        offload = OFFLOAD[chosen["offload"]]
+        plan = make_plan(machine, work, storage=chosen["weights"], placement=offload, window=work.latent_frames)
+        console.note(f"{machine.name}: {plan.summary()}")
+    pipeline = load_pipeline(model, device, getattr(torch, chosen["dtype"]) if chosen["dtype"] else None, plan)
+    set_attention(pipeline.transformer, chosen["attention"], device)
+    if chosen["compile"]:
+        compile_blocks(pipeline.transformer)
+    return pipeline
+
+
+def _facts(pipeline: Any, model: str, height: int, width: int, window: int) -> dict[str, str]:
+    """What the numbers depend on."""
+    import torch
+
+    from flashportrait.weights.kernels import attention_of
+
+    device = pipeline._execution_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    parameters = sum(parameter.numel() for parameter in pipeline.transformer.parameters())
+    versions = ", ".join(
+        f"{package} {metadata.version(package)}" for package in ("flashportrait", "torch", "diffusers")
+    )
+    return {
+        "device": f"{device.type} ({name}), {torch.get_num_threads()} threads",
+        "versions": f"{versions}, Python {platform.python_version()}, {platform.system()}",
+        "model": f"{model.rsplit('/', 1)[-1]}, {parameters / 1e6:.1f} million parameters in the network",
+        "attention": attention_of(pipeline.transformer),
+        "picture": f"{width}x{height}, windows of {window} latent frames",
+    }

@@ -1,0 +1,115 @@
+"""Faster ways to compute the same network, applied to a finished model from outside: attention kernels, compilation."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from flashportrait.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
+ATTENTION = {
+    "native": "native",
+    "cudnn": "_native_cudnn",
+    "flash": "flash",
+    "flash3": "_flash_3",
+    "sage": "sage",
+}
+"""Kernels by our names, and diffusers' for them. ``native`` is PyTorch's own choice and works everywhere."""
+
+EXACT = ("flash3", "flash")
+"""Those that are tried by themselves on a CUDA device, best first: they compute what ``native`` does, up to rounding.
+SageAttention rounds to 8 bits, so it is taken only where it is asked for."""
+
+
+def set_attention(transformer: ModelMixin, name: str | None, device: torch.device) -> str:
+    """Have a transformer attend with a kernel, and return the kernel's name.
+
+    Args:
+        transformer: changed in place.
+        name: a key of :data:`ATTENTION`; None tries :data:`EXACT` where there is a CUDA device.
+        device: of the transformer.
+
+    Raises:
+        UserError: the kernel isn't installed, or this driver, torch or device can't run it.
+    """
+    tried = [name] if name is not None else [*(EXACT if device.type == "cuda" else ()), "native"]
+    for kernel in tried:
+        try:
+            if kernel not in ("native",) and device.type != "cuda":
+                raise RuntimeError(f"it needs a CUDA device, and this is {device.type}")
+            with _silent():
+                transformer.set_attention_backend(ATTENTION[kernel])
+            if kernel != "native":
+                _try(kernel, device)
+        except (RuntimeError, ValueError, ImportError, AttributeError) as error:
+            with _silent():
+                transformer.set_attention_backend("native")
+            if name is not None:
+                reason = " ".join(str(error).split())[:160]
+                raise UserError(f"attention by {name} can't be used here ({reason}): leave --attention out") from error
+            continue
+        return kernel
+    return "native"
+
+
+def attention_of(transformer: ModelMixin) -> str:
+    """The name of the kernel that a transformer attends with."""
+    backend = getattr(transformer.blocks[0].attn1.processor, "_attention_backend", None)
+    value = getattr(backend, "value", backend) or "native"
+    return next((name for name, theirs in ATTENTION.items() if theirs == value), str(value))
+
+
+def compile_blocks(transformer: ModelMixin, backend: str | None = None) -> None:
+    """Compile the block, once for all blocks; it is compiled again only for another size of pictures or windows.
+
+    Args:
+        transformer: changed in place.
+        backend: of ``torch.compile``; its own default unless given.
+
+    Raises:
+        UserError: there is no compiler on this machine.
+    """
+    if backend is None:
+        _check_compiler()
+    options = {} if backend is None else {"backend": backend}
+    transformer.compile_repeated_blocks(fullgraph=True, **options)
+
+
+def _check_compiler() -> None:
+    """torch.compile fails only when it is used, and then at length."""
+    try:
+        compiled = torch.compile(torch.sin)
+        compiled(torch.ones(8, device="cuda" if torch.cuda.is_available() else "cpu"))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(
+            f"blocks can't be compiled here ({type(error).__name__}: {reason}): leave --compile out"
+        ) from error
+
+
+def _try(kernel: str, device: torch.device) -> None:
+    """Attend once: a driver too old, or a card too small, shows only then."""
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    query = torch.zeros(1, 128, 2, 128, device=device, dtype=torch.bfloat16)
+    dispatch_attention_fn(query, query, query, backend=ATTENTION[kernel])
+    torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without diffusers' note that kernels are experimental, each time one is chosen."""
+    logger = logging.getLogger("diffusers.models.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
