@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flashportrait.checkpoints.files import read_checkpoint
 
 from clips import make_clip
+from flashportrait.checkpoints.files import read_checkpoint
 from flashportrait.cli import main
 from flashportrait.face.landmarks222 import FaceDetector222, FaceLandmarker222
 from flashportrait.weights.loading import load_components, sizes_of
