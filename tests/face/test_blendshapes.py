@@ -18,9 +18,11 @@ from flashportrait.face.blendshapes import (
     MEDIAPIPE_NAMES,
     RIGHT_EYE,
     FaceLandmarker,
+    FaceObservation,
     Roi,
     crop_roi,
 )
+from flashportrait.face.detector import Detection
 from flashportrait.face.motion import BLENDSHAPE_NAMES
 
 
@@ -163,3 +165,42 @@ def test_motion_row_is_relative_to_its_reference(landmarker, portrait):
     x, y = face.center
     other = face.motion_row((x - face.size, y + face.size), face.size / 2)
     np.testing.assert_allclose(other[3:6], (2, -2, np.log(2)), atol=1e-5)
+
+
+def looked_alike(score: float, side: float) -> FaceObservation:
+    """Something of that probability, ``side`` pixels high, at the picture's middle."""
+    box = (100 - side / 2, 100 - side / 2, 100 + side / 2, 100 + side / 2)
+    blank = np.zeros((478, 3), np.float32)
+    return FaceObservation(blank, score, np.zeros(52, np.float32), 0.0, 0.0, 0.0, (100.0, 100.0), side, box)
+
+
+@pytest.mark.parametrize(
+    ("scales", "search", "found"),
+    [
+        ([[1.0], [0.999]], "until_found", [1.0]),
+        ([[0.98], [0.999], [1.0]], "until_found", [0.999]),
+        ([[0.98], [], []], "until_found", [0.98]),
+        ([[0.98, 1.0], [1.0]], "until_found", [0.98, 1.0]),
+        ([[0.98], [1.0]], "whole", [0.98]),
+        ([[0.98], [1.0]], "all", [0.98, 1.0]),
+    ],
+)
+def test_the_search_goes_on_to_smaller_faces_until_one_is_sure(landmarker, monkeypatch, scales, search, found):
+    scores = [[(score, 60.0 / (1 + depth)) for score in scale] for depth, scale in enumerate(scales)]
+    boxes = [
+        [Detection(np.array([score, side, score, side]), np.zeros((6, 2)), score) for score, side in scale]
+        for scale in scores
+    ]
+    monkeypatch.setattr(landmarker._detector, "scan", lambda image: iter(boxes))
+    monkeypatch.setattr("flashportrait.face.blendshapes._detection_roi", lambda detection: detection.box)
+    monkeypatch.setattr("flashportrait.face.blendshapes._overlaid", lambda box, other: False)
+    last: list[FaceObservation] = []
+
+    def observe(image, roi):
+        """A second look, at the face's own region, gives the same."""
+        if isinstance(roi, np.ndarray):
+            last.append(looked_alike(float(roi[0]), float(roi[1])))
+        return last[-1]
+
+    monkeypatch.setattr(landmarker, "observe", observe)
+    assert sorted(face.score for face in landmarker.detect(np.zeros((200, 200, 3), np.uint8), search)) == found

@@ -30,6 +30,9 @@ MIN_PRESENCE = 0.5
 """Below this probability the region holds no face."""
 RELATIVE_PRESENCE = 0.95
 """Share of the surest face's probability that the other faces of a picture need: foliage reaches 0.9, faces 0.99."""
+SURE_PRESENCE = 0.998
+"""From this probability on a face is one; below, the search goes on to smaller ones: foliage and blobs, large and
+blurred, reach 0.99."""
 RIGHT_EYE, LEFT_EYE = 33, 263
 """Outer corners of the subject's right and left eye among the landmarks."""
 # fmt: off
@@ -130,10 +133,12 @@ class FaceLandmarker:
     def detect(self, image: np.ndarray, search: Search = "until_found") -> list[FaceObservation]:
         """All faces in a uint8 RGB picture [h w 3], from left to right.
 
-        The search stops at the first scale that shows a face, so small faces beside large ones may be left out; it goes
-        through ``all`` scales, at a cost, or looks at the ``whole`` picture only, which is quick.
+        The search stops at the first scale that shows a face for sure, so small faces beside large ones may be left
+        out; it goes through ``all`` scales, at a cost, or looks at the ``whole`` picture only, which is quick. What
+        looked like a face at a larger scale is dropped for a sure one at a smaller.
         """
         found: list[FaceObservation] = []
+        doubtful = False
         for detections in self._detector.scan(image):
             for detection in detections:
                 if any(_overlaid(detection.box, other.box) for other in found):
@@ -143,8 +148,13 @@ class FaceLandmarker:
                 face = face and self.observe(image, face.roi)
                 if face and not any(_overlaid(face.box, other.box) for other in found):
                     found.append(face)
-            if search == "whole" or (found and search == "until_found"):
+            sure = [face for face in found if face.score >= SURE_PRESENCE]
+            if search == "until_found" and sure:
+                found = sure if doubtful else found
                 break
+            if search == "whole":
+                break
+            doubtful = bool(found)
         best_score = max((face.score for face in found), default=0.0)
         found = [face for face in found if face.score >= RELATIVE_PRESENCE * best_score]
         return sorted(found, key=lambda face: face.center[0])
