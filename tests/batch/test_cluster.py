@@ -1,0 +1,78 @@
+"""A real Ray cluster of two nodes on this machine: a worker, a node and the driving program are killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batches import command, frames_of, is_running, wait_for
+from flashportrait.batch import Batch, check_jobs, read_jobs
+from flashportrait.job import Job
+
+ray = pytest.importorskip("ray", reason="needs the extra ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of one CPU."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_dead_worker_and_a_dead_node_cost_nothing_but_time(
+    cluster: Any, jobs: list[Job], table: Path, alone: list[np.ndarray], tmp_path: Path
+):
+    from flashportrait.batch.cluster import RayFleet
+
+    tasks = check_jobs(read_jobs(table), {}, tmp_path)
+    batch, fleet, told = Batch(tasks, on_progress=lambda news: told.append(news)), RayFleet(cluster.address, 2), []
+
+    def kill() -> None:
+        wait_for(lambda: is_running(jobs[2]) and is_running(jobs[1]))
+        os.kill(fleet.pids[0], signal.SIGKILL)
+        wait_for(lambda: any(news.message for news in told))
+        cluster.remove_node(next(iter(cluster.worker_nodes)))
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    try:
+        outcomes = batch.run(fleet)
+    finally:
+        fleet.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert [outcome.status for outcome in outcomes] == ["done"] * 3
+    assert max(outcome.attempts for outcome in outcomes) > 1
+    for job, frames in zip(jobs, alone, strict=True):
+        assert np.array_equal(frames_of(job.output), frames)
+    assert not list(tmp_path.glob("*.work"))
+
+
+def test_the_driving_program_is_killed_and_another_completes_the_rest(
+    cluster: Any, jobs: list[Job], table: Path, alone: list[np.ndarray], tmp_path: Path
+):
+    report = tmp_path / "report.json"
+    first = command(table, "--quiet", "--ray", cluster.address, "-j", 1)
+    wait_for(lambda: jobs[2].output.is_file() and is_running(jobs[1]))
+    made = jobs[2].output.stat().st_mtime_ns
+    first.kill()
+    first.communicate()
+    second = command(table, "--quiet", "--ray", cluster.address, "-j", 1, "--resume", "--report", report)
+    assert second.wait(timeout=90) == 0, second.communicate()
+    told = json.loads(report.read_text())
+    assert [job["status"] for job in told["jobs"]] == ["done", "done", "done before"]
+    assert jobs[2].output.stat().st_mtime_ns == made
+    for job, frames in zip(jobs, alone, strict=True):
+        assert np.array_equal(frames_of(job.output), frames)
