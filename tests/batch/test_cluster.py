@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes on this machine: a worker, a node and the driving program are killed in the middle."""
+"""A real Ray cluster of two nodes on this machine: a worker, a node, the driving program are killed in the middle."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 
 from batches import command, frames_of, is_running, wait_for
-from flashportrait.batch import Batch, check_jobs, read_jobs
-from flashportrait.job import Job
+from flashportrait.batch import Batch, Row, check_jobs, read_jobs
+from flashportrait.job import Job, run
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 
@@ -29,6 +30,27 @@ def cluster() -> Iterator[Any]:
     cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
+
+
+@pytest.mark.parametrize("schedule", ["causal", "diagonal"])
+def test_one_job_is_shared_between_two_workers_and_gives_the_same_frames(
+    cluster: Any, jobs: list[Job], alone: list[np.ndarray], tmp_path: Path, schedule: str
+):
+    from flashportrait.batch.cluster import RayFleet
+
+    job = replace(jobs[2], schedule=schedule, steps=100)
+    run(job)
+    expected = frames_of(job.output)
+    job.output.unlink()
+    fleet = RayFleet(cluster.address, 2)
+    try:
+        wait_for(lambda: fleet.events(0.1) or len(fleet.free()) == 2)
+        (outcome,) = Batch(check_jobs([Row("one", job.to_dict())], {}, tmp_path)).run(fleet)
+    finally:
+        fleet.close()
+    assert outcome.status == "done", outcome.error
+    assert 0 < outcome.summary["helped_calls"] < outcome.summary["network_calls"]
+    assert np.array_equal(frames_of(job.output), expected)
 
 
 def test_a_dead_worker_and_a_dead_node_cost_nothing_but_time(

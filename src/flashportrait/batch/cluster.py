@@ -10,13 +10,14 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flashportrait.batch.fleet import Died, Event
 from flashportrait.batch.worker import Ended, Order, Told, Worker
 from flashportrait.errors import UserError
+from flashportrait.job import Helper, Job, evaluate
 
 START_TRIES = 3
 """How often a worker may fail to start before it is given up."""
@@ -35,7 +36,7 @@ class RayFleet:
         UserError: Ray isn't installed, or there is no such cluster.
     """
 
-    splits = False
+    splits = True
 
     def __init__(self, address: str, workers: int | None) -> None:
         self._ray = ray = _import_ray()
@@ -63,7 +64,7 @@ class RayFleet:
 
     def start(self, worker: int, order: Order, helpers: Sequence[int] = ()) -> None:
         """Hand a task to a worker."""
-        self._orders[self._actors[worker].run.remote(order)] = worker
+        self._orders[self._actors[worker].run.remote(order, [self._actors[helper] for helper in helpers])] = worker
         self._ask(worker)
 
     def events(self, seconds: float) -> list[Event]:
@@ -159,9 +160,13 @@ class Actor:
         """Its process, once it is up."""
         return os.getpid()
 
-    def run(self, order: Order) -> Ended:
-        """Run a task to its end."""
-        return self._worker.run(order, self._news.append)
+    def run(self, order: Order, others: Sequence[Any]) -> Ended:
+        """Run a task to its end, sharing its windows out to other actors."""
+        return self._worker.run(order, self._news.append, [_helper(other) for other in others])
+
+    def evaluate(self, job: Job, plan: Any, inputs: Mapping[str, Any]) -> Any:
+        """Compute for another actor's task."""
+        return evaluate(job, plan, inputs, self._worker.models)
 
     def news(self) -> list[Told]:
         """What was told since the last time, waiting a while for something."""
@@ -173,6 +178,13 @@ class Actor:
     def cancel(self) -> None:
         """Stop at the next step."""
         self._stop.set()
+
+
+def _helper(actor: Any) -> Helper:
+    """Has an actor compute, and waits for it."""
+    import ray
+
+    return lambda job, plan, inputs: ray.get(actor.evaluate.remote(job, plan, inputs))
 
 
 def actor_options(nodes: Sequence[dict[str, float]], workers: int | None) -> dict[str, float]:

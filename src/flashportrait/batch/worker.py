@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from flashportrait.batch import records, storage
 from flashportrait.batch.task import FILES, Status, Task
 from flashportrait.errors import UserError
-from flashportrait.job import Cancelled, InUse, Job, ModelCache, MotionCache, Progress, Summary, run
+from flashportrait.job import Cancelled, Helper, InUse, Job, ModelCache, MotionCache, Progress, Summary, run
 
 LOCK_SECONDS = 60.0
 """How long to wait for another run to an output to end: that of a worker that is about to be found dead."""
@@ -78,7 +78,7 @@ class Worker:
         self._fetched: dict[str, str] = {}
         self.models = ModelCache()
 
-    def run(self, order: Order, tell: Callable[[Told], None], helpers: Any = None) -> Ended:
+    def run(self, order: Order, tell: Callable[[Told], None], helpers: Sequence[Helper] = ()) -> Ended:
         """Run a task to its end; whatever goes wrong with it is part of the answer."""
         task = order.task
         try:
@@ -98,7 +98,7 @@ class Worker:
             return Ended("failed", f"internal error: {type(error).__name__}: {line}")
         return Ended("done", summary={**summary.to_dict(), "output": task.output})
 
-    def _animate(self, job: Job, resume: bool, tell: _Teller, helpers: Any) -> Summary:
+    def _animate(self, job: Job, resume: bool, tell: _Teller, helpers: Sequence[Helper]) -> Summary:
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
@@ -109,6 +109,7 @@ class Worker:
                     resume=resume,
                     cancel=self._cancel,
                     motion_for=self._motions,
+                    helpers=helpers,
                 )
             except InUse:
                 if time.monotonic() > deadline or self._cancel.is_set():
