@@ -36,8 +36,6 @@ class RayFleet:
         UserError: Ray isn't installed, or there is no such cluster.
     """
 
-    splits = True
-
     def __init__(self, address: str, workers: int | None) -> None:
         self._ray = ray = _import_ray()
         self._started_ray = not ray.is_initialized()
@@ -60,6 +58,11 @@ class RayFleet:
     def free(self) -> list[int]:
         """Workers that are up and have no task."""
         taken = {*self._starting.values(), *self._orders.values(), *self._away}
+        return [worker for worker in range(len(self._actors)) if worker not in taken]
+
+    def spare(self) -> list[int]:
+        """Workers without a task that can help another, or will once they are up."""
+        taken = {*self._orders.values(), *(worker for worker, due in self._away.items() if due == float("inf"))}
         return [worker for worker in range(len(self._actors)) if worker not in taken]
 
     def start(self, worker: int, order: Order, helpers: Sequence[int] = ()) -> None:

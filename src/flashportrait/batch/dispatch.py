@@ -96,13 +96,13 @@ class Batch:
         return self.outcomes
 
     def _hand_out(self, fleet: Fleet) -> None:
-        helping = {helper for helpers in self._helping.values() for helper in helpers}
-        free = [worker for worker in fleet.free() if worker not in helping]
-        while free and self._pending:
-            worker = free.pop(0)
+        for worker in fleet.free():
+            helping = {helper for helpers in self._helping.values() for helper in helpers}
+            if worker in helping or not self._pending:
+                continue
             outcome = self._next_for(worker)
-            share = len(free) // (len(self._pending) + 1) if fleet.splits else 0
-            helpers, free = free[:share], free[share:]
+            spare = [other for other in fleet.spare() if other not in {worker, *helping}]
+            helpers = spare[: len(spare) // (len(self._pending) + 1)]
             outcome.attempts += 1
             self._began.setdefault(outcome.task.index, time.monotonic())
             self._running[worker], self._helping[worker] = outcome, helpers

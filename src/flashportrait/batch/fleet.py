@@ -23,15 +23,16 @@ Event = tuple[int, Told | Ended | Died]
 class Fleet(Protocol):
     """Workers, by number."""
 
-    splits: bool
-    """Whether workers without a task can help another with its windows."""
-
     def free(self) -> list[int]:
         """Workers that can take a task."""
         ...
 
+    def spare(self) -> list[int]:
+        """Workers without a task that can help another with its windows, or will once they are up."""
+        ...
+
     def start(self, worker: int, order: Order, helpers: Sequence[int] = ()) -> None:
-        """Hand a task to a free worker, with other free ones to help it, if the fleet can."""
+        """Hand a task to a free worker, with spare ones to help it."""
         ...
 
     def events(self, seconds: float) -> list[Event]:

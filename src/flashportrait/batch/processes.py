@@ -26,8 +26,6 @@ class ProcessFleet:
         motions: folder in which they keep motion rows of drivers.
     """
 
-    splits = False
-
     def __init__(self, workers: int, motions: Path) -> None:
         self._context = get_context("spawn")
         self._cancel = self._context.Event()
@@ -44,6 +42,10 @@ class ProcessFleet:
     def free(self) -> list[int]:
         """Workers that can take a task."""
         return [worker for worker, busy in enumerate(self._busy) if not busy]
+
+    def spare(self) -> list[int]:
+        """None: processes of one machine don't help each other."""
+        return []
 
     def start(self, worker: int, order: Order, helpers: Sequence[int] = ()) -> None:
         """Hand a task to a worker."""
