@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from batches import command, frames_of, is_running, wait_for
-from flashportrait.batch import Batch, Row, check_jobs, read_jobs
+from flashportrait.batch import Batch, Progress, Row, check_jobs, read_jobs
+from flashportrait.batch.cluster import RayFleet
+from flashportrait.cli import main
 from flashportrait.job import Job, run
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
@@ -32,34 +34,34 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
+@pytest.fixture(scope="module")
+def fleet(cluster: Any) -> Iterator[RayFleet]:
+    """A worker on each node."""
+    fleet = RayFleet(cluster.address, 2)
+    yield fleet
+    fleet.close()
+
+
 @pytest.mark.parametrize("schedule", ["causal", "diagonal"])
 def test_one_job_is_shared_between_two_workers_and_gives_the_same_frames(
-    cluster: Any, jobs: list[Job], alone: list[np.ndarray], tmp_path: Path, schedule: str
+    fleet: RayFleet, jobs: list[Job], tmp_path: Path, schedule: str
 ):
-    from flashportrait.batch.cluster import RayFleet
-
     job = replace(jobs[2], schedule=schedule, steps=100)
     run(job)
     expected = frames_of(job.output)
     job.output.unlink()
-    fleet = RayFleet(cluster.address, 2)
-    try:
-        wait_for(lambda: fleet.events(0.1) or len(fleet.free()) == 2)
-        (outcome,) = Batch(check_jobs([Row("one", job.to_dict())], {}, tmp_path)).run(fleet)
-    finally:
-        fleet.close()
+    wait_for(lambda: fleet.events(0.1) or len(fleet.free()) == 2)
+    (outcome,) = Batch(check_jobs([Row("one", job.to_dict())], {}, tmp_path)).run(fleet)
     assert outcome.status == "done", outcome.error
     assert 0 < outcome.summary["helped_calls"] < outcome.summary["network_calls"]
     assert np.array_equal(frames_of(job.output), expected)
 
 
 def test_a_dead_worker_and_a_dead_node_cost_nothing_but_time(
-    cluster: Any, jobs: list[Job], table: Path, alone: list[np.ndarray], tmp_path: Path
+    cluster: Any, fleet: RayFleet, jobs: list[Job], table: Path, alone: list[np.ndarray], tmp_path: Path
 ):
-    from flashportrait.batch.cluster import RayFleet
-
-    tasks = check_jobs(read_jobs(table), {}, tmp_path)
-    batch, fleet, told = Batch(tasks, on_progress=lambda news: told.append(news)), RayFleet(cluster.address, 2), []
+    told: list[Progress] = []
+    batch = Batch(check_jobs(read_jobs(table), {}, tmp_path), on_progress=told.append)
 
     def kill() -> None:
         wait_for(lambda: is_running(jobs[2]) and is_running(jobs[1]))
@@ -69,10 +71,7 @@ def test_a_dead_worker_and_a_dead_node_cost_nothing_but_time(
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    try:
-        outcomes = batch.run(fleet)
-    finally:
-        fleet.close()
+    outcomes = batch.run(fleet)
     thread.join(5)
     assert not thread.is_alive()
     assert [outcome.status for outcome in outcomes] == ["done"] * 3
@@ -91,8 +90,8 @@ def test_the_driving_program_is_killed_and_another_completes_the_rest(
     made = jobs[2].output.stat().st_mtime_ns
     first.kill()
     first.communicate()
-    second = command(table, "--quiet", "--ray", cluster.address, "-j", 1, "--resume", "--report", report)
-    assert second.wait(timeout=90) == 0, second.communicate()
+    words = [str(table), "--quiet", "--ray", cluster.address, "-j", "1", "--resume", "--report", str(report)]
+    assert main(["batch", *words]) == 0
     told = json.loads(report.read_text())
     assert [job["status"] for job in told["jobs"]] == ["done", "done", "done before"]
     assert jobs[2].output.stat().st_mtime_ns == made

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from batches import command, frames_of, is_running, wait_for
-from flashportrait.batch import Batch, Outcome, ProcessFleet, Task, check_jobs, dispatch, read_jobs
+from flashportrait.batch import Batch, Outcome, ProcessFleet, Task, check_jobs, read_jobs
+from flashportrait.cli import main
 from flashportrait.job import Job
 
 
@@ -32,7 +33,7 @@ def run_and_meanwhile(tasks: Sequence[Task], fleet: ProcessFleet, action: Callab
     """Run tasks while something is done in another thread, which must come to its end."""
     thread = threading.Thread(target=action, daemon=True)
     thread.start()
-    outcomes = Batch(tasks).run(fleet)
+    outcomes = Batch(tasks, tries=2).run(fleet)
     thread.join(5)
     assert not thread.is_alive()
     return outcomes
@@ -66,7 +67,7 @@ def test_a_job_that_fails_does_not_stop_others_nor_does_one_over_which_workers_d
     with fleet_of(1, tmp_path) as fleet:
 
         def kill() -> None:
-            for _ in range(dispatch.TRIES):
+            for _ in range(2):
                 wait_for(lambda: fleet.pids[0] is not None and is_running(jobs[2]))
                 pid = fleet.pids[0]
                 os.kill(pid, signal.SIGKILL)
@@ -76,13 +77,18 @@ def test_a_job_that_fails_does_not_stop_others_nor_does_one_over_which_workers_d
     assert done.status == "done"
     assert (failed.status, failed.attempts) == ("failed", 1)
     assert "gone.mp4" in failed.error
-    assert (given_up.status, given_up.attempts) == ("failed", dispatch.TRIES)
+    assert (given_up.status, given_up.attempts) == ("failed", 2)
     assert "killed by SIGKILL" in given_up.error
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_a_batch_that_is_stopped_goes_on_where_it_was(
-    jobs: list[Job], table: Path, alone: list[np.ndarray], tmp_path: Path, sent: signal.Signals
+    jobs: list[Job],
+    table: Path,
+    alone: list[np.ndarray],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    sent: signal.Signals,
 ):
     first, report = command(table, "--quiet"), tmp_path / "report.json"
     wait_for(lambda: jobs[2].output.is_file() and is_running(jobs[1]))
@@ -92,10 +98,10 @@ def test_a_batch_that_is_stopped_goes_on_where_it_was(
     assert first.returncode == {signal.SIGTERM: 143, signal.SIGKILL: -9}[sent], errors
     assert not jobs[1].output.exists()
     assert is_running(jobs[1])
-    refused = command(table)
-    assert "1 are finished and 1 are interrupted" in refused.communicate(timeout=60)[1]
-    second = command(table, "--resume", "--quiet", "--report", report)
-    assert second.wait(timeout=60) == 0
+    words = ["batch", str(table), "--quiet", "--report", str(report)]
+    assert main(words) == 2
+    assert "1 are finished and 1 are interrupted" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 0
     told = json.loads(report.read_text())
     assert [job["status"] for job in told["jobs"]] == ["done", "done", "done before"]
     assert jobs[2].output.stat().st_mtime_ns == made

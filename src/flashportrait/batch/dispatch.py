@@ -14,7 +14,7 @@ from flashportrait.batch.worker import Ended, Order, Told
 from flashportrait.job import Job
 
 TRIES = 3
-"""How often a task is handed out, if workers die over it."""
+"""How often a task is handed out at most, unless said otherwise."""
 POLL_SECONDS = 0.5
 JUDGED_FROM = 0.02
 """The part of all work from which on the time left is estimated."""
@@ -47,20 +47,26 @@ class Batch:
 
     Finished ones are not run again, unless they say ``restart``. The others are handed out longest first; where a
     worker has a model loaded, tasks with that model come first. A task whose worker died is handed out again, at most
-    ``TRIES`` times in all, and goes on from its work folder. No task is ever with two workers.
+    ``tries`` times in all, and goes on from its work folder. No task is ever with two workers.
 
     Args:
         tasks: what to do.
         resume: go on with what interrupted runs left.
+        tries: how often a task is handed out, if workers die over it.
         on_progress: told how far the batch is.
     """
 
     def __init__(
-        self, tasks: Sequence[Task], *, resume: bool = False, on_progress: Callable[[Progress], None] | None = None
+        self,
+        tasks: Sequence[Task],
+        *,
+        resume: bool = False,
+        tries: int = TRIES,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.outcomes = [Outcome(task) for task in tasks]
         """What became of each task, in order; complete when :meth:`run` has ended, however it ended."""
-        self._resume, self._on_progress = resume, on_progress
+        self._resume, self._tries, self._on_progress = resume, tries, on_progress
         for outcome in self.outcomes:
             if not outcome.task.job.restart and records.is_finished(outcome.task):
                 outcome.status = "done before"
@@ -124,13 +130,14 @@ class Batch:
             return
         del self._running[worker], self._helping[worker]
         self._fractions.pop(index, None)
-        if isinstance(told, Died) and outcome.attempts < TRIES:
+        if isinstance(told, Died) and outcome.attempts < self._tries:
             self._models.pop(worker, None)
             self._pending.insert(0, outcome)
             self._tell(task=outcome.task, message=f"{told.why}; the job goes on with another", level="warning")
             return
         if isinstance(told, Died):
-            told = Ended("failed", f"{told.why}, the last of {TRIES} tries: see whether memory is short for so many")
+            advice = f"the last of {self._tries} tries: see whether memory is short for so many"
+            told = Ended("failed", f"{told.why}, {advice}")
         outcome.status, outcome.error, outcome.summary = told.status, told.error, told.summary
         outcome.seconds = time.monotonic() - self._began[index]
         self._tell(outcome=outcome)
