@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +17,8 @@ from batches import frames_of
 from clips import make_clip
 from flashportrait import inputs, workdir
 from flashportrait.batch import Batch, BatchError, Row, Task, check_jobs, records, storage
-from flashportrait.batch.worker import Order, Told, Worker
+from flashportrait.batch.worker import OnceEach, Order, Told, Worker
+from flashportrait.face.motion import MotionFeatures
 from flashportrait.job import Job
 
 
@@ -122,8 +124,8 @@ def test_files_elsewhere_that_are_not_there_are_mistakes(job: Job, bucket: str, 
 
 
 @pytest.mark.usefixtures("no_faces_needed")
-def test_the_motion_of_a_driver_is_read_once_for_all_that_share_it(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_motion_of_a_driver_is_read_once_for_all_jobs(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: Worker
 ):
     clip = make_clip(tmp_path / "clip.mp4", 9)
     read, extract = [], inputs.extract_motion
@@ -133,10 +135,22 @@ def test_the_motion_of_a_driver_is_read_once_for_all_that_share_it(
         return extract(*args)
 
     monkeypatch.setattr(inputs, "extract_motion", counted)
-    tasks = [one(replace(job, driving=clip, output=tmp_path / f"{index}.mp4").to_dict()) for index in range(3)]
-    workers = [Worker(tmp_path / "motions", 1, threading.Event()) for _ in tasks]
-    with ThreadPoolExecutor() as pool:  # all at once: the others wait for the one that reads
-        orders = [Order(task, resume=False) for task in tasks]
-        ended = list(pool.map(lambda worker, order: worker.run(order, lambda told: None), workers, orders))
-    assert [item.error for item in ended] == [None] * 3
+    for name in ("a.mp4", "b.mp4"):
+        task = one(replace(job, driving=clip, output=tmp_path / name).to_dict())
+        assert worker.run(Order(task, resume=False), lambda told: None).status == "done"
     assert len(read) == 1
+
+
+def test_who_wants_the_same_motion_waits_for_the_one_that_reads_it(job: Job, tmp_path: Path):
+    read: list[int] = []
+
+    def extract() -> MotionFeatures:
+        read.append(1)
+        time.sleep(0.2)
+        return MotionFeatures.load(job.driving)
+
+    with ThreadPoolExecutor() as pool:
+        caches = [OnceEach(tmp_path / "motions") for _ in range(4)]
+        motions = list(pool.map(lambda cache: cache("key", extract), caches))
+    assert len(read) == 1
+    assert all(np.array_equal(motion.values, motions[0].values) for motion in motions)
