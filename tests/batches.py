@@ -30,7 +30,7 @@ def frames_of(path: Path) -> np.ndarray:
     return np.stack(list(VideoReader(path)))
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     """Until something holds."""
     deadline = time.monotonic() + seconds
     while not condition():

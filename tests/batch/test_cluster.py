@@ -34,9 +34,27 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
+def test_the_driving_program_is_killed_and_another_completes_the_rest(
+    cluster: Any, jobs: list[Job], table: Path, alone: list[np.ndarray], tmp_path: Path
+):
+    report = tmp_path / "report.json"
+    first = command(table, "--quiet", "--ray", cluster.address, "-j", 1)
+    wait_for(lambda: jobs[2].output.is_file() and is_running(jobs[1]))
+    made = jobs[2].output.stat().st_mtime_ns
+    first.kill()
+    first.communicate()
+    words = [str(table), "--quiet", "--ray", cluster.address, "-j", "1", "--resume", "--report", str(report)]
+    assert main(["batch", *words]) == 0
+    told = json.loads(report.read_text())
+    assert [job["status"] for job in told["jobs"]] == ["done", "done", "done before"]
+    assert jobs[2].output.stat().st_mtime_ns == made
+    for job, frames in zip(jobs, alone, strict=True):
+        assert np.array_equal(frames_of(job.output), frames)
+
+
 @pytest.fixture(scope="module")
 def fleet(cluster: Any) -> Iterator[RayFleet]:
-    """A worker on each node."""
+    """A worker on each node, which leaves no room for others."""
     fleet = RayFleet(cluster.address, 2)
     yield fleet
     fleet.close()
@@ -46,7 +64,7 @@ def fleet(cluster: Any) -> Iterator[RayFleet]:
 def test_one_job_is_shared_between_two_workers_and_gives_the_same_frames(
     fleet: RayFleet, jobs: list[Job], tmp_path: Path, schedule: str
 ):
-    job = replace(jobs[2], schedule=schedule, steps=100)
+    job = replace(jobs[2], schedule=schedule, steps=60)
     run(job)
     expected = frames_of(job.output)
     job.output.unlink()
@@ -79,21 +97,3 @@ def test_a_dead_worker_and_a_dead_node_cost_nothing_but_time(
     for job, frames in zip(jobs, alone, strict=True):
         assert np.array_equal(frames_of(job.output), frames)
     assert not list(tmp_path.glob("*.work"))
-
-
-def test_the_driving_program_is_killed_and_another_completes_the_rest(
-    cluster: Any, jobs: list[Job], table: Path, alone: list[np.ndarray], tmp_path: Path
-):
-    report = tmp_path / "report.json"
-    first = command(table, "--quiet", "--ray", cluster.address, "-j", 1)
-    wait_for(lambda: jobs[2].output.is_file() and is_running(jobs[1]))
-    made = jobs[2].output.stat().st_mtime_ns
-    first.kill()
-    first.communicate()
-    words = [str(table), "--quiet", "--ray", cluster.address, "-j", "1", "--resume", "--report", str(report)]
-    assert main(["batch", *words]) == 0
-    told = json.loads(report.read_text())
-    assert [job["status"] for job in told["jobs"]] == ["done", "done", "done before"]
-    assert jobs[2].output.stat().st_mtime_ns == made
-    for job, frames in zip(jobs, alone, strict=True):
-        assert np.array_equal(frames_of(job.output), frames)

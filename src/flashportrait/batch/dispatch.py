@@ -16,6 +16,8 @@ from flashportrait.job import Job
 TRIES = 3
 """How often a task is handed out at most, unless said otherwise."""
 POLL_SECONDS = 0.5
+WORKLESS_SECONDS = 20.0
+"""How long to wait for a first worker before saying so."""
 JUDGED_FROM = 0.02
 """The part of all work from which on the time left is estimated."""
 CANCEL_SECONDS = 60.0
@@ -79,6 +81,7 @@ class Batch:
         self._began: dict[int, float] = {}
         self._work = sum(outcome.task.frames for outcome in due)
         self._started: float | None = None
+        self._workless_since: float | None = None
 
     @property
     def due(self) -> int:
@@ -94,12 +97,23 @@ class Batch:
         try:
             while self._pending or self._running:
                 self._hand_out(fleet)
+                self._watch_for_workers()
                 for event in fleet.events(POLL_SECONDS):
                     self._take(event)
         except KeyboardInterrupt:
             self._stop(fleet)
             raise
         return self.outcomes
+
+    def _watch_for_workers(self) -> None:
+        """Say so, once, if tasks wait and nobody is there to take them."""
+        if self._running:
+            self._workless_since = float("inf")
+        elif self._workless_since is None:
+            self._workless_since = time.monotonic()
+        elif time.monotonic() - self._workless_since > WORKLESS_SECONDS:
+            self._workless_since = float("inf")
+            self._tell(message="no worker is up yet: waiting for one, or for room on the cluster", level="warning")
 
     def _hand_out(self, fleet: Fleet) -> None:
         for worker in fleet.free():

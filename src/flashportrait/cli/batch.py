@@ -175,8 +175,8 @@ class _Bar:
 
     def __call__(self, progress: Progress) -> None:
         """Show it."""
-        if progress.message is not None and progress.task is not None:
-            line = f"{progress.task.source}: {progress.message}"
+        if progress.message is not None:
+            line = progress.message if progress.task is None else f"{progress.task.source}: {progress.message}"
             (self._console.warn if progress.level == "warning" else self._console.note)(line)
         if progress.outcome is not None:
             self._failed += progress.outcome.status == "failed"
