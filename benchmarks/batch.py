@@ -2,9 +2,9 @@
 
     python benchmarks/batch.py [--quick] [--json FILE]
 
-Clips: ``flashportrait batch`` with two workers against as many ``flashportrait animate`` one after another, each in a
-fresh process. Split: one clip on a Ray cluster of one-core workers, one against two (needs the extra ``ray``). The
-portraits are those of ``examples/``; the machine should have nothing else to do.
+Clips: ``flashportrait batch``, with one worker and with two, against as many ``flashportrait animate`` one after
+another, each in a fresh process. Split: one clip on a Ray cluster of one-core workers, one against two (needs the extra
+``ray``). Portraits and driver are those of ``examples/``; the machine should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -46,11 +46,16 @@ def seconds_of(*words: object) -> float:
 
 
 def clips(folder: Path, count: int, frames: int) -> dict[str, Any]:
-    """A batch against single commands."""
+    """Batches of one and two workers against single commands."""
     pictures, trim = portraits(folder, count), ("--trim", f":{frames}f")
-    batch = seconds_of("batch", "--portraits", *pictures, "--driving", DRIVING, "--out", folder / "b", "-j", 2, *trim)
+    words = ("--portraits", *pictures, "--driving", DRIVING, *trim)
+    seconds = {
+        f"{workers}_workers": seconds_of("batch", *words, "--out", folder / f"{workers}", "-j", workers)
+        for workers in (1, 2)
+    }
     single = sum(seconds_of("animate", file, DRIVING, "-o", folder / f"{file.stem}.mp4", *trim) for file in pictures)
-    return {"clips": count, "frames": frames, "single_seconds": single, "batch_seconds": batch, "gain": single / batch}
+    gains = {workers: single / taken for workers, taken in seconds.items()}
+    return {"clips": count, "frames": frames, "single": single, "batch": seconds, "gain": gains}
 
 
 def split(folder: Path, frames: int, schedule: str) -> dict[str, Any]:
@@ -91,8 +96,8 @@ def main() -> None:
         if args.only != "split":
             row = results["clips"] = clips(folder, 6 if args.quick else 20, 12 if args.quick else 25)
             print(
-                f"{row['clips']} clips of {row['frames']} frames: {row['single_seconds']:.1f} s one by one, "
-                f"{row['batch_seconds']:.1f} s as a batch: {row['gain']:.2f}x"
+                f"{row['clips']} clips of {row['frames']} frames: {row['single']:.1f} s by single commands; as a batch "
+                + ", ".join(f"{row['batch'][key]:.1f} s by {key[0]} ({row['gain'][key]:.2f}x)" for key in row["gain"])
             )
         if args.only != "clips" and not args.quick:
             for schedule in ("causal", "diagonal"):

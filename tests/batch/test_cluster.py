@@ -16,11 +16,29 @@ import pytest
 
 from batches import command, frames_of, is_running, wait_for
 from flashportrait.batch import Batch, Progress, Row, check_jobs, read_jobs
-from flashportrait.batch.cluster import RayFleet
+from flashportrait.batch.cluster import RayFleet, actor_options
 from flashportrait.cli import main
 from flashportrait.job import Job, run
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "expected"),
+    [
+        ([{"CPU": 16}, {"CPU": 8}, {}], None, {"num_cpus": 8}),
+        ([{"CPU": 16}, {"CPU": 8}], 3, {"num_cpus": 8}),
+        ([{"CPU": 16}, {"CPU": 8}], 5, {"num_cpus": 4}),
+        ([{"CPU": 2}], 9, {"num_cpus": 1}),
+        ([{"CPU": 32, "GPU": 4}, {"CPU": 8, "GPU": 2}, {"CPU": 64}], None, {"num_cpus": 4, "num_gpus": 1}),
+        ([{"CPU": 2, "GPU": 4}], 2, {"num_cpus": 1, "num_gpus": 1}),
+        ([], None, {"num_cpus": 1}),
+    ],
+)
+def test_an_actor_takes_a_gpu_or_as_many_cpus_as_leave_room_for_the_others(
+    nodes: list[dict[str, float]], workers: int | None, expected: dict[str, float]
+):
+    assert actor_options(nodes, workers) == expected
 
 
 @pytest.fixture(scope="module")

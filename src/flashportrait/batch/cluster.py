@@ -7,18 +7,22 @@ may. This module only hands tasks to actors that are up, one to each, and asks h
 from __future__ import annotations
 
 import os
-import tempfile
+import shutil
+import socket
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from flashportrait.batch.fleet import Died, Event
+from flashportrait.batch.storage import scratch_root
 from flashportrait.batch.worker import Ended, Order, Told, Worker
 from flashportrait.errors import UserError
 from flashportrait.job import Helper, Job, evaluate
 
+CONNECT_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
 START_TRIES = 3
 """How often a worker may fail to start before it is given up."""
 RETRY_SECONDS = 1.0
@@ -46,7 +50,8 @@ class RayFleet:
         count = workers or sum(_slots(node, options) for node in nodes) or 1
         # Orders come one at a time; the other calls are answered meanwhile.
         actor = ray.remote(Actor).options(**options, max_concurrency=4, max_restarts=-1, max_task_retries=0)
-        self._actors = [actor.remote(options["num_cpus"]) for _ in range(count)]
+        batch = uuid.uuid4().hex
+        self._actors = [actor.remote(options["num_cpus"], batch) for _ in range(count)]
         self._starting: dict[Any, int] = {handle.ready.remote(): worker for worker, handle in enumerate(self._actors)}
         self.pids: list[int | None] = [None] * count
         """Processes of the workers, on their nodes; None where none has come up yet."""
@@ -96,6 +101,9 @@ class RayFleet:
 
     def close(self) -> None:
         """Let all workers go."""
+        if not self._orders:
+            up = [self._actors[worker].close.remote() for worker in self.free()]
+            self._ray.wait(up, num_returns=len(up), timeout=CLOSE_SECONDS)
         if self._started_ray:
             self._ray.shutdown()
             return
@@ -151,12 +159,13 @@ class Actor:
 
     Args:
         threads: CPU threads of jobs that don't say how many.
+        batch: name of the batch: its workers on one machine share the motion rows of drivers.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, batch: str) -> None:
         self._stop = threading.Event()
-        self._folder = tempfile.TemporaryDirectory(prefix="flashportrait-")
-        self._worker = Worker(Path(self._folder.name), max(1, int(threads)), self._stop)
+        self._motions = scratch_root() / f"motions-{batch}"
+        self._worker = Worker(self._motions, max(1, int(threads)), self._stop)
         self._news: list[Told] = []
 
     def ready(self) -> int:
@@ -182,6 +191,10 @@ class Actor:
         """Stop at the next step."""
         self._stop.set()
 
+    def close(self) -> None:
+        """Remove what was kept for this batch."""
+        shutil.rmtree(self._motions, ignore_errors=True)
+
 
 def _helper(actor: Any) -> Helper:
     """Has an actor compute, and waits for it."""
@@ -197,17 +210,14 @@ def actor_options(nodes: Sequence[dict[str, float]], workers: int | None) -> dic
         nodes: resources of each.
         workers: how many actors there shall be, if that is settled.
     """
-    gpus = sum(node.get("GPU", 0) for node in nodes)
+    gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
     if gpus:
-        cpus = min(node.get("CPU", 0) // node["GPU"] for node in nodes if node.get("GPU"))
-        return {"num_cpus": max(1, int(cpus)), "num_gpus": 1}
-    most = int(max((node.get("CPU", 1) for node in nodes), default=1))
+        return {"num_cpus": max(1, int(min(node.get("CPU", 0) // node["GPU"] for node in gpus))), "num_gpus": 1}
+    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1] or [1]
     if workers is None:
-        return {"num_cpus": max(1, int(min((node.get("CPU", 1) for node in nodes), default=1)))}
-    for share in range(most, 1, -1):
-        if sum(node.get("CPU", 0) // share for node in nodes) >= workers:
-            return {"num_cpus": share}
-    return {"num_cpus": 1}
+        return {"num_cpus": min(cpus)}
+    shares = range(max(cpus), 1, -1)
+    return {"num_cpus": next((share for share in shares if sum(cpu // share for cpu in cpus) >= workers), 1)}
 
 
 def _slots(node: dict[str, float], options: dict[str, float]) -> int:
@@ -227,11 +237,15 @@ def _import_ray() -> Any:
 
 def _connect(ray: Any, address: str) -> None:
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    host, colon, port = address.rpartition(":")
     try:
+        if colon and port.isdecimal() and "/" not in address:
+            # Ray itself takes minutes to find out.
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         if address == "local":
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"there is no Ray cluster at '{address}' to connect to ({reason})") from error

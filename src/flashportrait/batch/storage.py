@@ -27,7 +27,12 @@ def name_of(address: str) -> str:
 def scratch(address: str) -> Path:
     """Where this machine keeps its copy of an address: the same place each time, so that a run can go on there."""
     digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"flashportrait-{getpass.getuser()}" / digest / name_of(address)
+    return scratch_root() / digest / name_of(address)
+
+
+def scratch_root() -> Path:
+    """This machine's folder for what is kept for a while."""
+    return Path(tempfile.gettempdir()) / f"flashportrait-{getpass.getuser()}"
 
 
 def make_scratch(local: Path) -> None:
