@@ -174,6 +174,7 @@ class Actor:
 
     def run(self, order: Order, others: Sequence[Any]) -> Ended:
         """Run a task to its end, sharing its windows out to other actors."""
+        self._news.clear()
         return self._worker.run(order, self._news.append, [_helper(other) for other in others])
 
     def evaluate(self, job: Job, plan: Any, inputs: Mapping[str, Any]) -> Any:

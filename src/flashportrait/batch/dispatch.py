@@ -82,6 +82,7 @@ class Batch:
         self._work = sum(outcome.task.frames for outcome in due)
         self._started: float | None = None
         self._workless_since: float | None = None
+        self._stopping = False
 
     @property
     def due(self) -> int:
@@ -127,7 +128,8 @@ class Batch:
             self._began.setdefault(outcome.task.index, time.monotonic())
             self._running[worker], self._helping[worker] = outcome, helpers
             self._models[worker] = _model(outcome.task.job)
-            fleet.start(worker, Order(outcome.task, self._resume or outcome.attempts > 1), helpers)
+            resume = outcome.attempts > 1 or (self._resume and not outcome.task.job.restart)
+            fleet.start(worker, Order(outcome.task, resume), helpers)
 
     def _next_for(self, worker: int) -> Outcome:
         model = self._models.get(worker)
@@ -144,6 +146,8 @@ class Batch:
             return
         del self._running[worker], self._helping[worker]
         self._fractions.pop(index, None)
+        if isinstance(told, Ended) and told.status == "cancelled" and not self._stopping:
+            told = Died("its worker was asked to end")
         if isinstance(told, Died) and outcome.attempts < self._tries:
             self._models.pop(worker, None)
             self._pending.insert(0, outcome)
@@ -158,6 +162,7 @@ class Batch:
 
     def _stop(self, fleet: Fleet) -> None:
         """Let running tasks stop, and note how they ended."""
+        self._stopping = True
         fleet.cancel()
         deadline = time.monotonic() + CANCEL_SECONDS
         while self._running and time.monotonic() < deadline:

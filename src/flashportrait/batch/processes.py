@@ -80,6 +80,9 @@ class ProcessFleet:
     def close(self) -> None:
         """End all processes."""
         self._cancel.set()
+        for pipe in self._pipes:
+            if pipe is not None:
+                pipe.close()
         for worker in range(len(self._processes)):
             self._close(worker)
 

@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Check all jobs, run those that are due, and tell what became of each."""
     started = time.monotonic()
+    if args.resume and getattr(args, "restart", False):
+        raise UserError("--resume goes on and --restart begins anew: give one of them")
     try:
         tasks = check_jobs(*_jobs(args))
     except BatchError as error:
