@@ -103,9 +103,7 @@ def _seconds(row: dict[str, Any]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="clips of half a second, few single commands timed, and no split"
-    )
+    parser.add_argument("--quick", action="store_true", help="clips of half a second, three single commands, no split")
     parser.add_argument("--only", choices=("clips", "split"))
     parser.add_argument("--repeats", type=int, default=3, help="of a split; the best counts")
     parser.add_argument("--json", type=Path, metavar="FILE")
