@@ -72,7 +72,7 @@ def split(folder: Path, frames: int, schedule: str, repeats: int) -> dict[str, A
     from flashportrait.batch.cluster import Actor, _helper
     from flashportrait.job import Job, ModelCache, run
 
-    settings = {"trim": f":{frames}f", "schedule": schedule, "threads": 1, "device": "cpu"}
+    settings = {"trim": f":{frames}f", "schedule": schedule, "threads": 1, "device": "cpu", "refine": 1}
     job = Job(EXAMPLES / "portrait_1.jpg", DRIVING, folder / "split.mp4", **settings)
     ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     best: dict[str, Any] = {}

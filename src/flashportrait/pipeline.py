@@ -405,7 +405,9 @@ class FlashPortraitPipeline(DiffusionPipeline):
             share_out(self.passes, settings, plan, len(guidance.weights()))
             report.processes = self.passes.describe()
         remembers = settings.predictor is not None and settings.predictor.target != "guided"
-        helped = HelpedPasses(self._evaluate, helpers) if helpers and not remembers and self.passes is None else None
+        helped = None
+        if helpers and not remembers and self.passes is None:
+            helped = HelpedPasses(self._evaluate, helpers, device)
         velocity = GuidedVelocity(
             self.transformer,
             self.portrait_encoder,

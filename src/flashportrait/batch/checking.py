@@ -13,6 +13,7 @@ from flashportrait.batch.reading import Row
 from flashportrait.batch.task import FILES, Task
 from flashportrait.errors import UserError
 from flashportrait.job import MODELS, Job, JobError
+from flashportrait.job.fields import path, paths
 from flashportrait.job.opening import open_inputs
 
 
@@ -81,11 +82,12 @@ def _from(base: Path, name: str, value: Any) -> Any:
     """A path of a row, starting from ``base``; other values as they are."""
     if storage.is_address(value):
         return value
-    if name in FILES and isinstance(value, (str, Path)):
+    reader = Job.settings()[name].read if name in Job.settings() else None
+    if reader is path and isinstance(value, (str, Path)):
         return base / value
     if name == "model" and isinstance(value, str) and value not in MODELS and (base / value).is_dir():
         return str(base / value)
-    if name == "lora":
+    if reader is paths:
         parts = value.split(";") if isinstance(value, str) else value
         if isinstance(parts, list) and all(isinstance(part, str) for part in parts):
             return [str(base / part.strip()) for part in parts if part.strip()]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Evaluate = Callable[[Mapping[str, Any]], Tensor]
@@ -34,10 +35,11 @@ class HelpedPasses:
     Args:
         here: evaluates in the run's own thread.
         helpers: evaluate elsewhere.
+        device: where outputs are wanted.
     """
 
-    def __init__(self, here: Evaluate, helpers: Sequence[Evaluate]) -> None:
-        self._here = here
+    def __init__(self, here: Evaluate, helpers: Sequence[Evaluate], device: torch.device | str = "cpu") -> None:
+        self._here, self._device = here, device
         self._waiting: deque[_Pass] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -77,7 +79,7 @@ class HelpedPasses:
                     return
                 item = self._waiting.pop()
             try:
-                output = helper(item.inputs)
+                output = helper(item.inputs).to(self._device)
             except Exception:  # noqa: BLE001 - whatever it is: the evaluation is done elsewhere
                 with self._changed:
                     self._waiting.appendleft(item)
