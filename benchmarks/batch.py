@@ -65,14 +65,14 @@ def clips(folder: Path, count: int, frames: int, timed: int) -> dict[str, Any]:
     return {"clips": count, "frames": frames, "singles": singles, "single": single, "batch": seconds, "gain": gains}
 
 
-def split(folder: Path, frames: int, schedule: str, repeats: int) -> dict[str, Any]:
+def split(folder: Path, frames: int, schedule: str, speed: str, repeats: int) -> dict[str, Any]:
     """One clip by one worker and with another's help, of one core each, models loaded; the best of some repeats."""
     import ray
 
     from flashportrait.batch.cluster import Actor, _helper
     from flashportrait.job import Job, ModelCache, run
 
-    settings = {"trim": f":{frames}f", "schedule": schedule, "threads": 1, "device": "cpu", "refine": 1}
+    settings = {"trim": f":{frames}f", "schedule": schedule, "threads": 1, "device": "cpu", "refine": 1, "speed": speed}
     job = Job(EXAMPLES / "portrait_1.jpg", DRIVING, folder / "split.mp4", **settings)
     ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     best: dict[str, Any] = {}
@@ -94,7 +94,7 @@ def split(folder: Path, frames: int, schedule: str, repeats: int) -> dict[str, A
     finally:
         ray.shutdown()
     gain = best["1_workers"]["seconds"] / best["2_workers"]["seconds"]
-    return {"frames": frames, "schedule": schedule, **best, "gain": gain}
+    return {"frames": frames, "schedule": schedule, "speed": speed, **best, "gain": gain}
 
 
 def _seconds(row: dict[str, Any]) -> float:
@@ -105,6 +105,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="clips of half a second, three single commands, no split")
     parser.add_argument("--only", choices=("clips", "split"))
+    parser.add_argument("--schedules", nargs="+", default=["causal", "diagonal"], help="of splits")
+    parser.add_argument("--speed", default="exact", help="of splits: exact is where the network takes most of the time")
     parser.add_argument("--repeats", type=int, default=3, help="of a split; the best counts")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
@@ -118,11 +120,11 @@ def main() -> None:
                 + ", ".join(f"{row['batch'][key]:.1f} s by {key[0]} ({row['gain'][key]:.2f}x)" for key in row["gain"])
             )
         if args.only != "clips" and not args.quick:
-            for schedule in ("causal", "diagonal"):
-                row = results[f"split_{schedule}"] = split(folder, 125, schedule, args.repeats)
+            for schedule in args.schedules:
+                row = results[f"split_{schedule}"] = split(folder, 125, schedule, args.speed, args.repeats)
                 one, two = row["1_workers"], row["2_workers"]
                 print(
-                    f"one clip of {row['frames']} frames, {schedule}: {one['seconds']:.1f} s by one worker, "
+                    f"one clip of {row['frames']} frames, {schedule}, {args.speed}: {one['seconds']:.1f} s by one worker, "
                     f"{two['seconds']:.1f} s by two ({two['helped']} of {two['passes']} passes helped): "
                     f"{row['gain']:.2f}x; CPU of the first: {one['cpu_seconds_of_first']:.1f} and "
                     f"{two['cpu_seconds_of_first']:.1f} s"

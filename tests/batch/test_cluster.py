@@ -82,10 +82,12 @@ def fleet(cluster: Any) -> Iterator[RayFleet]:
 def test_one_job_is_shared_between_two_workers_and_gives_the_same_frames(
     fleet: RayFleet, jobs: list[Job], tmp_path: Path, schedule: str
 ):
-    job = replace(jobs[2], schedule=schedule, steps=60)
+    job = replace(jobs[2], schedule=schedule, steps=40)
     run(job)
     expected = frames_of(job.output)
     job.output.unlink()
+    # Both have the model loaded, or the job might be done before there is help.
+    ray.get([actor.evaluate.remote(job, None, {}) for actor in fleet._actors])
     wait_for(lambda: fleet.events(0.1) or len(fleet.free()) == 2)
     (outcome,) = Batch(check_jobs([Row("one", job.to_dict())], {}, tmp_path)).run(fleet)
     assert outcome.status == "done", outcome.error
