@@ -124,8 +124,8 @@ def main() -> None:
                 row = results[f"split_{schedule}"] = split(folder, 125, schedule, args.speed, args.repeats)
                 one, two = row["1_workers"], row["2_workers"]
                 print(
-                    f"one clip of {row['frames']} frames, {schedule}, {args.speed}: {one['seconds']:.1f} s by one worker, "
-                    f"{two['seconds']:.1f} s by two ({two['helped']} of {two['passes']} passes helped): "
+                    f"one clip of {row['frames']} frames, {schedule}, {args.speed}: "
+                    f"{one['seconds']:.1f} s by one worker, {two['seconds']:.1f} s by two ({two['helped']} of {two['passes']} passes helped): "
                     f"{row['gain']:.2f}x; CPU of the first: {one['cpu_seconds_of_first']:.1f} and "
                     f"{two['cpu_seconds_of_first']:.1f} s"
                 )
