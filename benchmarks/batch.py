@@ -123,11 +123,11 @@ def main() -> None:
             for schedule in args.schedules:
                 row = results[f"split_{schedule}"] = split(folder, 125, schedule, args.speed, args.repeats)
                 one, two = row["1_workers"], row["2_workers"]
+                helped = f"{two['helped']} of {two['passes']} passes helped"
                 print(
-                    f"one clip of {row['frames']} frames, {schedule}, {args.speed}: "
-                    f"{one['seconds']:.1f} s by one worker, {two['seconds']:.1f} s by two ({two['helped']} of {two['passes']} passes helped): "
-                    f"{row['gain']:.2f}x; CPU of the first: {one['cpu_seconds_of_first']:.1f} and "
-                    f"{two['cpu_seconds_of_first']:.1f} s"
+                    f"one clip of {row['frames']} frames, {schedule}, {args.speed}: {one['seconds']:.1f} s alone, "
+                    f"{two['seconds']:.1f} s by two ({helped}): {row['gain']:.2f}x; CPU of the first: "
+                    f"{one['cpu_seconds_of_first']:.1f} and {two['cpu_seconds_of_first']:.1f} s"
                 )
     print(f"load average {results['load_before']:.1f} before, {os.getloadavg()[0]:.1f} after, {os.cpu_count()} cores")
     if args.json:
