@@ -91,7 +91,7 @@ def test_all_mistakes_are_in_one_list_with_their_lines(folder: Path):
         "nobody.png,motion.safetensors,out/c.mp4,1,\n"
         "portrait.png,text.mp4,out/d.mp4,1,\n"
         "portrait.png,motion.safetensors,nowhere/e.mp4,1,\n"
-        "portrait.png,motion.safetensors,out/f.gif,1,\n"
+        "portrait.png,motion.safetensors,out/f.txt,1,\n"
         ",motion.safetensors,out/g.mp4,1,\n"
         "portrait.png,motion.safetensors,out/h.mp4,1,,0.5\n"
     )
@@ -101,7 +101,7 @@ def test_all_mistakes_are_in_one_list_with_their_lines(folder: Path):
     assert [problem.split(": ")[0] for problem in problems] == [f"jobs.csv:{n}" for n in (2, 2, 4, 5, 6, 7, 8, 9, 10)]
     said = (
         ("head is '9'", "size is '3'", "written by jobs.csv:3 already", "nobody.png", "text.mp4", "nowhere"),
-        ("f.gif", "portrait is missing", "6 values, but 5 columns"),
+        ("f.txt", "portrait is missing", "6 values, but 5 columns"),
     )
     for problem, words in zip(problems, chain(*said), strict=True):
         assert words in problem
