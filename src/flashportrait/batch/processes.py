@@ -31,7 +31,7 @@ class ProcessFleet:
         self._cancel = self._context.Event()
         self._motions, self._threads = motions, max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
         self._processes: list[Any] = [None] * workers
-        self._pipes: list[connection.Connection | None] = [None] * workers
+        self._pipes: list[Any] = [None] * workers
         self._busy = [False] * workers
 
     @property
@@ -58,12 +58,16 @@ class ProcessFleet:
 
     def events(self, seconds: float) -> list[Event]:
         """What the workers tell, waiting for at most so long."""
-        pipes = {pipe: worker for worker, pipe in enumerate(self._pipes) if pipe is not None and self._busy[worker]}
+        pipes: dict[Any, int] = {
+            pipe: worker for worker, pipe in enumerate(self._pipes) if pipe is not None and self._busy[worker]
+        }
         events: list[Event] = []
+        pipe: Any
         for pipe in connection.wait(list(pipes), seconds):
             worker = pipes[pipe]
+            told: Told | Ended | Died
             try:
-                told: Told | Ended = pipe.recv()
+                told = pipe.recv()
             except (EOFError, OSError):
                 self._processes[worker].join(STOP_SECONDS)
                 told = Died(_why(self._processes[worker].exitcode))
@@ -116,7 +120,8 @@ class _Stop:
         signal.signal(signal.SIGTERM, self._ask)
 
     def is_set(self) -> bool:
-        return self._asked or self._event.is_set() or not self._parent.is_alive()
+        gone = self._parent is not None and not self._parent.is_alive()
+        return self._asked or self._event.is_set() or gone
 
     def _ask(self, *_: object) -> None:
         self._asked = True
