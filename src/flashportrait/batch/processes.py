@@ -58,13 +58,11 @@ class ProcessFleet:
 
     def events(self, seconds: float) -> list[Event]:
         """What the workers tell, waiting for at most so long."""
-        pipes: dict[Any, int] = {
-            pipe: worker for worker, pipe in enumerate(self._pipes) if pipe is not None and self._busy[worker]
-        }
+        busy = {pipe: worker for worker, pipe in enumerate(self._pipes) if pipe is not None and self._busy[worker]}
+        ready: list[Any] = connection.wait(list(busy), seconds)
         events: list[Event] = []
-        pipe: Any
-        for pipe in connection.wait(list(pipes), seconds):
-            worker = pipes[pipe]
+        for pipe in ready:
+            worker = busy[pipe]
             told: Told | Ended | Died
             try:
                 told = pipe.recv()
