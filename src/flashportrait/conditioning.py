@@ -21,6 +21,7 @@ from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_coun
 
 if TYPE_CHECKING:
     from flashportrait.distributed.passes import SharedPasses
+    from flashportrait.sampling.sharing import HelpedPasses
     from flashportrait.settings import SamplingSettings
 
 
@@ -106,7 +107,7 @@ class GuidedVelocity:
         steps: int,
         prediction: PredictionState | None = None,
         batched: bool = True,
-        passes: SharedPasses | None = None,
+        passes: SharedPasses | HelpedPasses | None = None,
     ) -> None:
         self._transformer, self._portrait_encoder = transformer, portrait_encoder
         self._conditions, self._guidance = conditions, guidance

@@ -10,7 +10,7 @@ latents   -> frames, as they become final
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain, count
 from pathlib import Path
@@ -50,6 +50,7 @@ from flashportrait.sampling.guidance import Guidance
 from flashportrait.sampling.hooks import network_prediction
 from flashportrait.sampling.noise import GivenNoise, Noise, choose_noise
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
+from flashportrait.sampling.sharing import Evaluate, HelpedPasses
 from flashportrait.sampling.solver import Step, steps_of
 from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_count
 from flashportrait.settings import SamplingSettings
@@ -163,6 +164,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         work: WorkDirectory | None = None,
+        helpers: Sequence[Evaluate] = (),
         **sampling: Any,
     ) -> PortraitVideo:
         """Animate ``portrait`` with the motion of ``driving``.
@@ -186,6 +188,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
             callback_on_step_end: sees, and may change, the latents after each step of each window.
             callback_on_step_end_tensor_inputs: what it is given; there are only ``latents``.
             work: where progress is kept, so that the same call with the same folder goes on where it stopped.
+            helpers: evaluate the same network elsewhere, windows being shared out to them; the frames are the same, if
+                they compute alike. Left idle by a predictor whose memory is inside the network.
             **sampling: fields of ``SamplingSettings``; the model's own defaults unless given.
 
         Returns:
@@ -229,7 +233,9 @@ class FlashPortraitPipeline(DiffusionPipeline):
             noise = choose_noise(noise_shape, seed, generator, latents, settings.temperature)
             if work is not None:
                 work.bind({**texts, **describe_model(self), **describe_run(settings, noise, framed, motion)})
-            parts = self._denoise(noise, conditions, plan, settings, report, progress, callback_on_step_end, work)
+            parts = self._denoise(
+                noise, conditions, plan, settings, report, progress, callback_on_step_end, work, helpers
+            )
             frames = self._decode(report.timed("denoise", parts), conditions.reference, len(motion), report)
         seen = to_pictures(framed.pixels)[0]
         name = self.config.get("_name_or_path")
@@ -381,6 +387,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         progress: bool | ProgressHook = True,
         callback: StepCallback | None = None,
         work: WorkDirectory | None = None,
+        helpers: Sequence[Evaluate] = (),
     ) -> Iterator[tuple[Window, Tensor]]:
         """Yield windows with their final latent frames, in order."""
         device = self._execution_device
@@ -397,6 +404,10 @@ class FlashPortraitPipeline(DiffusionPipeline):
         if self.passes is not None:
             share_out(self.passes, settings, plan, len(guidance.weights()))
             report.processes = self.passes.describe()
+        remembers = settings.predictor is not None and settings.predictor.target != "guided"
+        helped = None
+        if helpers and not remembers and self.passes is None:
+            helped = HelpedPasses(self._evaluate, helpers, device)
         velocity = GuidedVelocity(
             self.transformer,
             self.portrait_encoder,
@@ -405,7 +416,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             steps=len(steps),
             prediction=prediction,
             batched=settings.batched,
-            passes=self.passes,
+            passes=helped or self.passes,
         )
         total = len(plan) * len(steps)
         told = progress if callable(progress) else None
@@ -433,12 +444,23 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 plan,
                 start,
                 on_step=on_step,
-                prepare=velocity.prepare if self.passes is not None else None,
+                prepare=velocity.prepare if (helped or self.passes) is not None else None,
+                breadth=1 if helped is None else 1 + len(helpers),
             )
             try:
                 yield from work.run(run, plan, prediction) if work else chain.from_iterable(run.run())
             finally:
+                if helped is not None:
+                    helped.close()
+                    report.helped_calls = helped.helped
                 self.maybe_free_model_hooks()
+
+    @torch.no_grad()
+    def _evaluate(self, inputs: Mapping[str, Any]) -> Tensor:
+        """The network's output for inputs that may come from another device."""
+        device = self._execution_device
+        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+        return self.transformer(**moved)
 
     def _set_steps(self, settings: SamplingSettings, device: torch.device) -> list[Step]:
         if settings.sigmas is not None:

@@ -53,6 +53,8 @@ class RunReport:
     """Window steps at which its velocity was predicted."""
     network_calls: int = 0
     """Forward passes of the network; branches in one batch are one pass."""
+    helped_calls: int = 0
+    """Those of them that helpers made."""
     peak_memory_bytes: int = 0
     """Most memory held at once by this process so far: its resident set."""
     peak_device_memory_bytes: int = 0

@@ -218,6 +218,42 @@ def test_a_run_continued_anywhere_ends_in_the_same_latents(make_scheduler, order
             assert torch.equal(latents, whole[:, :, window.start : window.owned_stop])
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(ORDERS), st.integers(1, 60), st.integers(1, 12), st.integers(1, 6), st.integers(2, 5), st.data())
+def test_velocities_prepared_are_those_asked_for(order, frames, window, steps, breadth, data):
+    plan = WindowPlan(frames, window, data.draw(st.integers(0, window - 1)))
+    begun, asked, most = {}, 0, 0
+
+    def prepare(requests):
+        nonlocal most
+        assert not begun
+        most = max(most, len(requests))
+        begun.update({(window.index, step.index): curved(latents, step, window) for latents, step, window in requests})
+
+    def velocity(latents, step, window):
+        nonlocal asked
+        asked += 1
+        assert torch.equal(begun[window.index, step.index], curved(latents, step, window))
+        return begun.pop((window.index, step.index))
+
+    shared = run(order, velocity, euler(steps), plan, prepare=prepare, breadth=breadth)
+    assert torch.equal(shared, run(order, curved, euler(steps), plan))
+    assert asked == len(plan) * steps
+    if order == "causal":
+        assert most == min(breadth, len(plan))
+
+
+def test_a_causal_run_continued_in_another_breadth_ends_in_the_same_latents():
+    plan, whole = WindowPlan(26, 8, 3), run("causal", curved, unipc(), WindowPlan(26, 8, 3))
+    for before, after in ((1, 3), (3, 1)):
+        first = denoiser("causal", curved, unipc(), plan, NOISE, breadth=before)
+        for _ in first.run():
+            again = denoiser("causal", curved, unipc(), plan, NOISE, breadth=after)
+            again.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+            for window, latents in (part for windows in again.run() for part in windows):
+                assert torch.equal(latents, whole[:, :, window.start : window.owned_stop])
+
+
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [

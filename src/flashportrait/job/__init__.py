@@ -7,13 +7,14 @@ from flashportrait.job.job import MODELS, Job, JobError, read_settings
 from flashportrait.job.models import ModelCache
 from flashportrait.job.opening import check, motion_key
 from flashportrait.job.progress import Cancelled, Progress
-from flashportrait.job.running import MotionCache, resume, run, stored_device
+from flashportrait.job.running import Helper, MotionCache, evaluate, resume, run, stored_device
 from flashportrait.job.summary import Summary
 from flashportrait.media.lock import InUse
 
 __all__ = [
     "MODELS",
     "Cancelled",
+    "Helper",
     "InUse",
     "Job",
     "JobError",
@@ -23,6 +24,7 @@ __all__ = [
     "Setting",
     "Summary",
     "check",
+    "evaluate",
     "motion_key",
     "read_settings",
     "resume",

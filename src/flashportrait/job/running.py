@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +22,20 @@ from flashportrait.job.summary import Summary
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from flashportrait.face.motion import MotionFeatures
     from flashportrait.pipeline import FlashPortraitPipeline
     from flashportrait.result import PortraitVideo
+    from flashportrait.sampling.sharing import Evaluate
+    from flashportrait.weights.plan import Plan
     from flashportrait.workdir import WorkDirectory
 
 MotionFor = Callable[[str, "Callable[[], MotionFeatures]"], "MotionFeatures"]
 """``motion_for(key, extract)``: the motion rows kept under ``key``, or those of ``extract()``, kept from then on."""
+
+Helper = Callable[["Job", "Plan | None", Mapping[str, Any]], "Tensor"]
+"""``helper(job, plan, inputs)`` has :func:`evaluate` run where the helper is."""
 
 NOT_COMPARED = (
     *("output", "keep_work", "restart", "threads", "audio", "compare"),
@@ -45,6 +52,7 @@ def run(
     resume: bool = False,
     cancel: Flag | None = None,
     motion_for: MotionFor | None = None,
+    helpers: Sequence[Helper] = (),
 ) -> Summary:
     """Animate as the job says, keeping progress beside the output (``OUT.mp4.work``) until it is whole.
 
@@ -55,6 +63,8 @@ def run(
         resume: go on with what an interrupted run of the same job left, if there is something.
         cancel: once it is set, the run stops at the next step or frame.
         motion_for: where motion rows of driving videos are kept, so that each is read once (``MotionCache``).
+        helpers: others with the same model, to whom the network's work on windows is shared out (:func:`evaluate`). The
+            frames are the same, if they compute alike; one that fails is done without.
 
     Raises:
         UserError: something that the user can mend; ``InUse`` if another run is writing to this output.
@@ -68,7 +78,21 @@ def run(
         with _alone(WorkDirectory.beside(job.output)):
             yield work_of(job, resume=resume)
 
-    return _perform(job, open_work, models, on_progress, cancel, motion_for)
+    return _perform(job, open_work, models, on_progress, cancel, motion_for, helpers)
+
+
+def evaluate(job: Job, plan: Plan | None, inputs: Mapping[str, Any], models: ModelCache) -> Tensor:
+    """What a helper does for another's :func:`run`: the output of the job's network, on the CPU.
+
+    Args:
+        job, plan: decide the model that is loaded.
+        inputs: of the network, by name; none only loads the model.
+        models: where it is kept.
+    """
+    import torch
+
+    with _threads(job.threads), models.using(job, plan) as pipeline:
+        return pipeline._evaluate(inputs).cpu() if inputs else torch.empty(0)
 
 
 def resume(
@@ -138,6 +162,7 @@ def _perform(
     on_progress: Callable[[Progress], None] | None,
     cancel: Flag | None,
     motion_for: MotionFor | None,
+    helpers: Sequence[Helper] = (),
 ) -> Summary:
     """Check what can be checked cheaply, load the model, and write frames as they come."""
     from flashportrait.weights.loading import released_model
@@ -169,7 +194,8 @@ def _perform(
             with cache.using(job, plan) as pipeline:
                 teller("load", 1, 1)
                 loaded = time.perf_counter()
-                video, size, sound_lost = _animate(job, inputs, marks, pipeline, work, teller, motion_for)
+                asked = [partial(helper, job, plan) for helper in helpers]
+                video, size, sound_lost = _animate(job, inputs, marks, pipeline, work, teller, motion_for, asked)
             teller.finish()
         for warning in [*(reader.warnings if reader else []), *video.report.warnings]:
             teller.warn(warning)
@@ -275,6 +301,7 @@ def _animate(
     work: WorkDirectory,
     teller: Teller,
     motion_for: MotionFor | None,
+    helpers: Sequence[Evaluate],
 ) -> tuple[PortraitVideo, tuple[int, int], str | None]:
     """Make, write and measure the frames; returns them with the (width, height) of what was written, and lost sound."""
     from flashportrait.inputs import load_motion
@@ -290,7 +317,7 @@ def _animate(
         )
         teller("motion", len(driving), len(driving))
         seconds = time.perf_counter() - started
-    video = pipeline(inputs.portrait, driving, work=work, progress=teller, stream=True, **settings)
+    video = pipeline(inputs.portrait, driving, work=work, progress=teller, stream=True, helpers=helpers, **settings)
     video.report.seconds["motion"] += seconds
     with closing(video):
         return video, *_write(job, inputs, marks, video, teller)

@@ -47,7 +47,7 @@ class Denoiser(Protocol):
     def run(self) -> Iterator[Finished]:
         """Yield, after each round of work, the windows that it finished, in order; none after most rounds.
 
-        A round is a step of all windows (synchronous), a diagonal, or all steps of a window (causal).
+        A round is a step of all windows (synchronous), a diagonal, or all steps of a window, or of a few (causal).
         """
         ...
 
@@ -87,6 +87,7 @@ def denoiser(
     *,
     on_step: OnStep | None = None,
     prepare: Prepare | None = None,
+    breadth: int = 1,
 ) -> Denoiser:
     """A denoiser in the given order.
 
@@ -99,12 +100,14 @@ def denoiser(
         on_step: sees, and may change, the latents after each step of each window.
         prepare: told of each round's velocities before they are asked for; rounds are then such that they don't depend
             on each other (with the diagonal order, twice as many windows are in flight). The numbers are the same.
+        breadth: windows that take each step together in the causal order; as many are finished at a time.
 
     Raises:
         UserError: for an unknown order or a scheduler that windows can't share.
     """
     if order == "causal":
-        return CausalDenoiser(velocity, scheduler, plan, noise, on_step=on_step)
+        together = prepare if breadth > 1 else None
+        return CausalDenoiser(velocity, scheduler, plan, noise, on_step=on_step, prepare=together, breadth=breadth)
     if order in ("synchronous", "diagonal"):
         return JointDenoiser(velocity, scheduler, plan, noise, order=order, on_step=on_step, prepare=prepare)
     raise UserError(f"the order of work is {order!r}; choose one of {', '.join(ORDERS)}")
@@ -266,34 +269,43 @@ class CausalDenoiser:
         noise: Noise,
         *,
         on_step: OnStep | None = None,
+        prepare: Prepare | None = None,
+        breadth: int = 1,
     ) -> None:
         self._velocity, self._scheduler, self._plan, self._noise = velocity, scheduler, plan, noise
-        self._on_step = on_step
+        self._on_step, self._prepare, self._breadth = on_step, prepare, breadth
         self._steps = steps_of(scheduler)
         self._band: list[Tensor] = []
         self._windows_done = 0
 
     def run(self) -> Iterator[Finished]:
         """Yield, after each round of work, the windows that it finished, in order."""
-        for index in range(self._windows_done, len(self._plan)):
-            window = self._plan[index]
-            latents = self._run_window(window)
-            self._windows_done += 1
-            yield [(window, latents[:, :, : window.owned])]
+        while self._windows_done < len(self._plan):
+            stop = min(self._windows_done + self._breadth, len(self._plan))
+            windows = [self._plan[index] for index in range(self._windows_done, stop)]
+            latents = self._run_windows(windows)
+            self._windows_done = stop
+            yield [(window, own[:, :, : window.owned]) for window, own in zip(windows, latents, strict=True)]
 
-    def _run_window(self, window: Window) -> Tensor:
-        solver = Solver(self._scheduler, self._noise(window.start, window.stop))
-        band = []
+    def _run_windows(self, windows: list[Window]) -> list[Tensor]:
+        """Latents of neighbouring windows, all of which take a step before any takes the next.
+
+        Of its left neighbour a window needs the velocity at the same step, not the result, so they can.
+        """
+        solvers = [Solver(self._scheduler, self._noise(window.start, window.stop)) for window in windows]
         for step in self._steps:
-            velocity = self._velocity(solver.latents, step, window)
-            if window.overlap:
-                velocity = blend_start(velocity, self._band[step.index], window, smooth=True)
-            band.append(velocity[:, :, window.owned :].clone())
-            solver.step(velocity, step)
-            if self._on_step is not None:
-                solver.latents = self._on_step(window, step, solver.latents)
-        self._band = band
-        return solver.latents
+            if self._prepare is not None:
+                latents = [solver.latents for solver in solvers]
+                self._prepare([(own, step, window) for own, window in zip(latents, windows, strict=True)])
+            for window, solver in zip(windows, solvers, strict=True):
+                velocity = self._velocity(solver.latents, step, window)
+                if window.overlap:
+                    velocity = blend_start(velocity, self._band[step.index], window, smooth=True)
+                self._band[step.index : step.index + 1] = [velocity[:, :, window.owned :].clone()]
+                solver.step(velocity, step)
+                if self._on_step is not None:
+                    solver.latents = self._on_step(window, step, solver.latents)
+        return [solver.latents for solver in solvers]
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that is needed to continue after the last round that ``run`` yielded, as named tensors."""
