@@ -137,8 +137,20 @@ class FlashPortraitPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> FlashPortraitPipeline:
-        """As in diffusers, but strict: a weight that is missing, or left over, is an error that names it."""
-        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        """As in diffusers, but strict: a weight that is missing, or left over, is an error that names it.
+
+        Raises:
+            UserError: that, or a file that can't be read.
+        """
+        try:
+            pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:  # libraries raise all kinds at a damaged file
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(
+                f"the model in '{pretrained_model_name_or_path}' can't be loaded ({reason}): is it complete?"
+            ) from error
         loaded = {name: part for name, part in pipeline.components.items() if name not in kwargs}
         check_components(loaded, Path(pretrained_model_name_or_path))
         return pipeline

@@ -104,10 +104,12 @@ class WorkDirectory:
         path = Path(path)
         try:
             manifest = json.loads((path / "manifest.json").read_text())
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:  # no text, or no JSON
             raise UserError(f"'{path}' is not a work directory ({error}); give the folder OUT.mp4{SUFFIX}") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
             raise UserError(f"'{path}' was made by another version of the program; start the run anew")
+        if not _is_whole(manifest):
+            raise UserError(f"'{path}/manifest.json' is damaged; start the run anew")
         changes = [
             f"{package} was {old} and is {new}"
             for package, old, new in _differences(manifest["versions"], package_versions())
@@ -252,6 +254,14 @@ def _empty(path: Path) -> None:
             shutil.rmtree(file)
         else:
             file.unlink()
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest has all that ``create`` writes."""
+    parts = [manifest.get(name) for name in ("command", "inputs", "versions")]
+    if "settings" not in manifest or not all(isinstance(part, dict) for part in parts):
+        return False
+    return all(isinstance(each, dict) and isinstance(each.get("path"), str) for each in parts[1].values())
 
 
 def _write_whole(file: Path, content: bytes) -> None:
