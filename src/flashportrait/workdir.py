@@ -258,10 +258,12 @@ def _empty(path: Path) -> None:
 
 def _is_whole(manifest: dict[str, Any]) -> bool:
     """Whether a manifest has all that ``create`` writes."""
-    parts = [manifest.get(name) for name in ("command", "inputs", "versions")]
-    if "settings" not in manifest or not all(isinstance(part, dict) for part in parts):
+    command, inputs, versions = (manifest.get(name) for name in ("command", "inputs", "versions"))
+    if "settings" not in manifest or not isinstance(command, dict) or not isinstance(versions, dict):
         return False
-    return all(isinstance(each, dict) and isinstance(each.get("path"), str) for each in parts[1].values())
+    if not isinstance(inputs, dict):
+        return False
+    return all(isinstance(each, dict) and isinstance(each.get("path"), str) for each in inputs.values())
 
 
 def _write_whole(file: Path, content: bytes) -> None:
