@@ -70,7 +70,7 @@ class MotionControls:
     """``adapted``: the portrait takes the driver's pose and expression, but at rest keeps its own resting face;
     ``absolute``: it takes them as they are; ``relative``: only the changes, from the portrait's own."""
     head: float = 1.0
-    """Gain of head motion: 0 still, 1 as filmed."""
+    """Gain of head motion: 0 still, 1 as in the driving video."""
     eyes: float = 1.0
     emotion: float = 1.0
     mouth: float = 1.0
@@ -190,7 +190,7 @@ def load_motion(
     progress: bool | ProgressHook = True,
     weights: Path | None = None,
 ) -> MotionFeatures:
-    """Motion rows of a driving clip, one per frame, as filmed; ``progress`` shows a bar, or is told of each frame.
+    """Motion rows of a driving clip, one per frame, as extracted; ``progress`` shows a bar, or is told of each frame.
 
     ``weights`` is the folder of PD-FGC's files, for a model that has its own.
 

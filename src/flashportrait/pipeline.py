@@ -192,7 +192,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
             generator: draws the seed, in the place of ``seed``.
             latents: the noise itself, [1 16 f h w], whatever the temperature.
             speed: ``exact``, ``balanced``, ``fast`` or ``turbo``: chooses the predictor, in its place.
-            controls: absolute or relative motion, gains, smoothing; as filmed unless given.
+            controls: whose resting face counts, gains, smoothing; see ``MotionControls``.
             face: which face to animate and which to follow, where there are several.
             stream: return at once and make frames as they are asked for, rather than all of them now.
             progress: show progress bars; or a function ``(stage, done, total)`` that is told of frames whose motion is
@@ -220,14 +220,14 @@ class FlashPortraitPipeline(DiffusionPipeline):
             framed = frame_portrait(portrait, self.framing, face, size, view)
             report.warnings += [framed.warning] if framed.warning else []
         with report.stage("motion"):
-            filmed = work.motion() if work is not None else None
-            if filmed is None:
-                filmed = load_motion(
+            extracted = work.motion() if work is not None else None
+            if extracted is None:
+                extracted = load_motion(
                     driving, self.config.motion_layout, face, progress=progress, weights=self.weights_folder
                 )
             if work is not None:
-                work.save_motion(filmed)
-            motion = shape_motion(filmed, controls or MotionControls(), framed.row)
+                work.save_motion(extracted)
+            motion = shape_motion(extracted, controls or MotionControls(), framed.row)
         report.missing_faces = list(motion.missing)
         clip = self._drawn_clip(framed, motion.values)
         if clip is not None and settings.refine == 0:

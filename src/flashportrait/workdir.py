@@ -1,7 +1,7 @@
 """A folder beside the output from which an interrupted run goes on: what it was given, and how far it has come.
 
     manifest.json             command, hashes of inputs, settings, versions
-    motion.safetensors        the driving clip's motion rows, as filmed
+    motion.safetensors        the driving clip's motion rows, as extracted
     window-00012.safetensors  finished latents of a window
     lock                      held by the process that writes here, if there is one
     state-00012.safetensors   what the sampler needs to go on, after its 12th round of work; the newest two are kept

@@ -269,14 +269,16 @@ class MotionFeatures:
     def with_gains(
         self, head: float = 1, eyes: float = 1, emotion: float = 1, mouth: float = 1, anchor: int | None = None
     ) -> MotionFeatures:
-        """Strengthen or weaken each group's departure from the anchor frame: 1 = as filmed, 0 = still.
+        """Strengthen or weaken each group's departure from the anchor frame: 1 = as in the video, 0 = still.
 
         ``anchor`` is ``neutral_frame()`` unless given.
         """
         gains = dict(zip(GROUP_NAMES, (head, eyes, emotion, mouth), strict=True))
         for name, gain in gains.items():
             if not (np.isfinite(gain) and gain >= 0):
-                raise UserError(f"a gain of {gain} for {name} found; give a number from 0 (still) up, 1 as filmed")
+                raise UserError(
+                    f"a gain of {gain} for {name} found; give a number from 0 (still) up, 1 as in the video"
+                )
         if all(gain == 1 for gain in gains.values()):
             return self
         anchor_row = self.values[self.neutral_frame() if anchor is None else anchor]
@@ -321,11 +323,11 @@ class MotionFeatures:
         columns = slice(self.layout.head_pose, None)
         rest, own = self.resting_expression(), np.minimum(portrait_row[columns], _by_coefficient(RESTING_MOST))
         own = np.where(rest.any(), own, rest)
-        filmed = self.values[:, columns]
-        below = filmed * (own / np.maximum(rest, 1e-6))
-        above = own + (filmed - rest) * ((1 - own) / (1 - rest))
+        given = self.values[:, columns]
+        below = given * (own / np.maximum(rest, 1e-6))
+        above = own + (given - rest) * ((1 - own) / (1 - rest))
         values = self.values.copy()
-        values[:, columns] = np.where(filmed < rest, below, above)
+        values[:, columns] = np.where(given < rest, below, above)
         return replace(self, values=values)
 
     def smoothed(self, strength: float = 1.0) -> MotionFeatures:

@@ -120,12 +120,12 @@ class Job:
     """The part of the driving video to use: seconds, frames or clock times; all unless given."""
     fps: Fraction | None = setting(
         rate,
-        "resample to this rate (25, 29.97, 30000/1001); default: as filmed",
+        "resample to this rate (25, 29.97, 30000/1001); default: that of the video",
         default=None,
         group=CLIP,
         metavar="RATE",
     )
-    """Frames per second to resample the driving video to, 1 to 240; as filmed unless given."""
+    """Frames per second to resample the driving video to, 1 to 240; its own rate unless given."""
 
     frames: int | None = setting(
         POSITIVE, "make this many frames, where DRIVING is one picture", default=None, group=CLIP, metavar="N"
@@ -133,9 +133,13 @@ class Job:
     """How many frames to make where the driver is one picture, whose expression is held; refused otherwise."""
 
     head: float = setting(
-        GAIN, "gain of head motion, 0 to 5: 0 still, 1 as filmed (default)", default=1.0, group=MOTION, metavar="GAIN"
+        GAIN,
+        "gain of head motion, 0 to 5: 0 still, 1 as in the video (default)",
+        default=1.0,
+        group=MOTION,
+        metavar="GAIN",
     )
-    """Gain of head motion, 0 (still) to 5; 1 as filmed."""
+    """Gain of head motion, 0 (still) to 5; 1 as in the video."""
     eyes: float = setting(GAIN, "gain of gaze and lids, 0 to 5", default=1.0, group=MOTION, metavar="GAIN")
     """Gain of gaze and lids, 0 to 5."""
     emotion: float = setting(GAIN, "gain of brows, cheeks and nose, 0 to 5", default=1.0, group=MOTION, metavar="GAIN")
