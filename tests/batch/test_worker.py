@@ -44,6 +44,12 @@ def bucket() -> Iterator[str]:
     system.rm("/bucket", recursive=True)
 
 
+@pytest.fixture(autouse=True)
+def every_count_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast a toy is done."""
+    monkeypatch.setattr("flashportrait.batch.worker.TELL_SECONDS", 0.0)
+
+
 def one(values: dict[str, object]) -> Task:
     (task,) = check_jobs([Row("jobs.csv:2", values)], {}, Path())
     return task
