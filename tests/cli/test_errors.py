@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -162,3 +163,15 @@ def test_signals_leave_only_the_progress(
     refused(capsys, *words, code=code)
     assert {path.name for path in set(tmp_path.iterdir()) - set(before)} == {"out.mp4.work"}
     assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_a_reader_who_has_enough_is_no_error() -> None:
+    """As in `flashportrait models | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        run = subprocess.run(
+            [sys.executable, "-m", "flashportrait", "models"], stdout=closed, stderr=subprocess.PIPE, text=True
+        )
+    assert run.returncode == 141
+    assert run.stderr == ""

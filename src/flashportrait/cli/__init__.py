@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 import traceback
@@ -30,7 +31,7 @@ COMMANDS = {
     "fit-speed": "fit the speed dial to a model, from clips that it runs exactly",
 }
 
-EXIT_INTERNAL, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+EXIT_INTERNAL, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 1, 2, 130, 141, 143
 
 
 class Terminated(KeyboardInterrupt):
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     0 success, 1 an internal error or a failed check, 2 something the user can mend, 3 a video that is whole but lacks
-    sound, which failed, 130 Ctrl-C, 143 SIGTERM.
+    sound, which failed, 130 Ctrl-C, 141 a closed pipe, 143 SIGTERM.
     Usage errors and ``--help`` leave through argparse's ``SystemExit``, with 2 and 0.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -55,11 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(quiet=args.quiet, as_json=args.json, debug=args.debug)
     try:
         with _terminable(), console.listening():
-            return args.run(args, console) or 0
+            code = args.run(args, console) or 0
+            sys.stdout.flush()
+            return code
     except UserError as error:
         return _fail(console, str(error), EXIT_USAGE)
     except Terminated:
         return _fail(console, "ended by SIGTERM", EXIT_TERMINATED)
+    except BrokenPipeError:  # who read our lines has enough of them, as `head` has
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return EXIT_PIPE
     except KeyboardInterrupt:
         return _fail(console, "interrupted", EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the outermost frame: everything else becomes one line
