@@ -33,7 +33,7 @@ BATCH = 8
 
 PERFORMER = "portrait_3.jpg"
 """The photograph that performs, on its mesh."""
-FILMED = ("driving_photo", 150, "talking", 34)
+FILMED = ("driving_photo", 150, "talking", 1102)
 """Its clip: name, frames, kind and seed of the performance."""
 CLIPS = {"driving_talking": (125, "talking", 164, 2), "driving_expressive": (125, "large", 221, 32)}
 """Frames, kind of performance, seed of the performance, seed of the performer."""
