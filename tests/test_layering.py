@@ -43,7 +43,10 @@ ALLOWED: dict[str, set[str]] = {
         "flow",
         "evaluation",
     },
-    "batch": {"errors", "job"},
+    "confinement": set(),
+    "workers": {"errors", "confinement", "job"},
+    "intake": {"errors", "confinement", "weights", "face", "media"},
+    "batch": {"errors", "job", "workers"},
     "cli": {
         "errors",
         "distributed",

@@ -15,11 +15,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flashportrait.batch.fleet import Died, Event
+from flashportrait.batch.fleet import Event
 from flashportrait.batch.storage import scratch_root
 from flashportrait.batch.worker import Ended, Order, Told, Worker
 from flashportrait.errors import UserError
 from flashportrait.job import Helper, Job, evaluate
+from flashportrait.workers import Died
 
 CONNECT_SECONDS = 10.0
 CLOSE_SECONDS = 5.0

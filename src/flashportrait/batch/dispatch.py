@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flashportrait.batch import records
-from flashportrait.batch.fleet import Died, Event, Fleet
+from flashportrait.batch.fleet import Event, Fleet
 from flashportrait.batch.task import Outcome, Task
 from flashportrait.batch.worker import Ended, Order, Told
 from flashportrait.job import Job
+from flashportrait.workers import Died
 
 TRIES = 3
 """How often a task is handed out at most, unless said otherwise."""

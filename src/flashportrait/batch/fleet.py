@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from flashportrait.batch.worker import Ended, Order, Told
-
-
-@dataclass(frozen=True)
-class Died:
-    """A worker is gone, and its task with it."""
-
-    why: str
-
+from flashportrait.workers import Died
 
 Event = tuple[int, Told | Ended | Died]
 """A worker's number, and what it tells. After ``Ended`` and ``Died`` it has no task."""

@@ -6,7 +6,7 @@ from flashportrait.job.fields import Setting
 from flashportrait.job.job import MODELS, Job, JobError, read_settings
 from flashportrait.job.models import ModelCache
 from flashportrait.job.opening import check, motion_key
-from flashportrait.job.progress import Cancelled, Progress
+from flashportrait.job.progress import Cancelled, Flag, Progress
 from flashportrait.job.running import Helper, MotionCache, evaluate, resume, run, stored_device
 from flashportrait.job.summary import Summary
 from flashportrait.media.lock import InUse
@@ -14,6 +14,7 @@ from flashportrait.media.lock import InUse
 __all__ = [
     "MODELS",
     "Cancelled",
+    "Flag",
     "Helper",
     "InUse",
     "Job",

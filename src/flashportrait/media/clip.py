@@ -117,6 +117,11 @@ def is_still(path: Path) -> bool:
     return path.is_file() and _picture_kind(path) == "still"
 
 
+def is_animation(path: Path) -> bool:
+    """Whether a file is a picture that moves: an animated GIF, WebP, PNG or AVIF."""
+    return path.is_file() and _picture_kind(path) == "animation"
+
+
 def _picture_kind(path: Path) -> str | None:
     """``still``, ``animation``, or None for what isn't a picture."""
     if path.suffix.lower() in MOTION_JPEG_SUFFIXES:

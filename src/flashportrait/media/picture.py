@@ -144,6 +144,8 @@ def _refusal(path: Path, error: Exception) -> UserError:
         return UserError(f"'{path}' has more than {MAX_PIXELS // 10**6} million pixels: make it smaller")
     if isinstance(error, UnidentifiedImageError):
         return UserError(f"'{path}' is not a picture that can be read: give a JPEG, PNG, WebP or HEIC file")
+    if isinstance(error, MemoryError):
+        return UserError(f"'{path}' takes more memory to decode than there is: make it smaller")
     line = " ".join(str(error).split()) or type(error).__name__
     return UserError(f"'{path}' can't be read ({line}): is it complete?")
 
