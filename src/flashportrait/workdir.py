@@ -32,6 +32,7 @@ from torch import Tensor
 
 from flashportrait.errors import UserError
 from flashportrait.face.motion import MotionFeatures
+from flashportrait.files import sha256_of
 from flashportrait.inputs import FramedPortrait
 from flashportrait.media.clip import source_files
 from flashportrait.media.lock import LOCK_NAME
@@ -360,16 +361,12 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _describe_file(file: Path) -> dict[str, Any]:
     """A file, or the pictures of a folder or pattern, by content."""
-    digest, size = hashlib.sha256(), 0
-    for part in source_files(file):
-        try:
-            with part.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-                    size += len(chunk)
-        except OSError as error:
-            raise UserError(f"{part} can't be read ({error.strerror or error}); check the path") from error
-    return {"path": str(file.resolve()), "bytes": size, "sha256": digest.hexdigest()}
+    parts = source_files(file)
+    try:
+        digest, size = sha256_of(parts), sum(part.stat().st_size for part in parts)
+    except OSError as error:
+        raise UserError(f"{error.filename} can't be read ({error.strerror or error}); check the path") from error
+    return {"path": str(file.resolve()), "bytes": size, "sha256": digest}
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -175,14 +175,3 @@ def test_weights_that_are_not_fetched_alone_point_to_their_source(weight, monkey
     monkeypatch.setitem(hub.WEIGHTS, "toy", dataclasses.replace(weight, url=None, carrier=None))
     with pytest.raises(UserError, match="get it from nowhere"):
         hub.find_weight("toy")
-
-
-@pytest.mark.parametrize(
-    ("platform", "variable", "expected"),
-    [("linux", "XDG_CACHE_HOME", "flashportrait"), ("win32", "LOCALAPPDATA", "flashportrait")],
-)
-def test_the_cache_is_the_platforms(tmp_path, monkeypatch, platform, variable, expected):
-    monkeypatch.delenv("FLASHPORTRAIT_CACHE", raising=False)
-    monkeypatch.setattr(hub.sys, "platform", platform)
-    monkeypatch.setenv(variable, str(tmp_path))
-    assert hub.cache_folder() == tmp_path / expected

@@ -8,7 +8,6 @@ setting makes the job due again; a moved or renamed input does not.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from flashportrait.batch import storage
 from flashportrait.batch.task import Task
 from flashportrait.errors import UserError
+from flashportrait.files import sha256_of
 
 FOLDER = ".flashportrait"
 """Where records lie, beside the outputs."""
@@ -79,8 +79,4 @@ def _digest(file: Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _digest_of(file: Path, changed: int, size: int) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return sha256_of(file)

@@ -166,11 +166,11 @@ def _clips(
 
 def _work_folder(pipeline: FlashPortraitPipeline) -> Path:
     """A folder in the cache that belongs to these weights."""
-    from flashportrait.weights.hub import cache_folder
+    from flashportrait.files import user_folder
     from flashportrait.workdir import describe_model
 
     digest = describe_model(pipeline)["model"][:16]
-    return cache_folder() / "fit-speed" / digest
+    return user_folder("cache") / "fit-speed" / digest
 
 
 def _errors(fit: SpeedFit) -> str:

@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Print the table."""
-    from flashportrait.weights.hub import WEIGHTS, cache_folder, locate_weight
+    from flashportrait.files import user_folder
+    from flashportrait.weights.hub import WEIGHTS, locate_weight
 
     weights = []
     for weight in WEIGHTS.values():
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 "downloadable": bool(weight.url or weight.carrier),
             }
         )
-    console.result({"weights": weights, "cache": str(cache_folder())}, describe(weights))
+    console.result({"weights": weights, "cache": str(user_folder("cache"))}, describe(weights))
     return 0
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashportrait.errors import UserError
+from flashportrait.files import sha256_of
 from flashportrait.job.job import MODELS, Job
 
 if TYPE_CHECKING:
@@ -114,9 +114,4 @@ def motion_key(job: Job, layout: str) -> str:
     from flashportrait.media.clip import source_files
 
     chosen: tuple[Any, ...] = (job.trim, job.fps, job.frames, job.face, job.face_box, layout)
-    digest = hashlib.sha256(repr(chosen).encode())
-    for file in source_files(job.driving):
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return sha256_of(source_files(job.driving), repr(chosen).encode())

@@ -11,7 +11,7 @@ from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from flashportrait.errors import UserError
-from flashportrait.marking.machine import config_folder
+from flashportrait.files import user_folder
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -86,7 +86,7 @@ def local_identity() -> Identity:
     Raises:
         UserError: its file is there and isn't what it should be.
     """
-    file = config_folder() / LOCAL_FILE
+    file = user_folder("config") / LOCAL_FILE
     untrusted = (
         "results are signed with a certificate made on this machine, which verifiers will call untrusted since "
         f"nobody vouches for it; to sign with yours: --sign-cert and --sign-key (it is kept in '{file}'; said once)"

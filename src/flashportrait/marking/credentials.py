@@ -8,7 +8,6 @@ time-stamp authority or other host is contacted, and no pixels of the inputs are
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import json
 import mimetypes
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashportrait.errors import UserError
+from flashportrait.files import sha256_of
 from flashportrait.marking.certificate import Identity, signing_identity
 from flashportrait.marking.provenance import DIGITAL_SOURCE_TYPE, STATEMENT, software
 
@@ -64,11 +64,7 @@ class Ingredient:
     @classmethod
     def of(cls, path: str | Path, role: str) -> Ingredient:
         """The ingredient that a file is."""
-        digest = hashlib.sha256()
-        with Path(path).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return cls(role, Path(path).name, digest.hexdigest())
+        return cls(role, Path(path).name, sha256_of(Path(path)))
 
 
 class Credentials:

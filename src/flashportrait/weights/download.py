@@ -15,14 +15,13 @@ from pathlib import Path, PurePosixPath
 
 from flashportrait.checkpoints.tables import listing
 from flashportrait.errors import UserError
+from flashportrait.files import sha256_of, user_folder
 from flashportrait.weights.hub import (
     CHUNK_BYTES,
     FLASHPORTRAIT_REPOSITORY,
     WAN_REPOSITORY,
     WEIGHTS,
     Weight,
-    cache_folder,
-    file_sha256,
 )
 
 logger = logging.getLogger(__name__)
@@ -109,7 +108,7 @@ def download_model(
     if name not in MODELS:
         known = ", ".join(MODELS)
         raise UserError(f"there is no model {name!r} to download; there is {known} (nano is part of the package)")
-    folder = Path(to).expanduser() if to is not None else cache_folder()
+    folder = Path(to).expanduser() if to is not None else user_folder("cache")
     offline = Path(source).expanduser() if source is not None else None
     files = [file for part in MODELS[name] for file in (_in_folder(part, offline) if offline else _on_hub(part))]
     missing = [file for file in files if not _is_there(file, folder)]
@@ -124,7 +123,7 @@ def download_model(
             _fetch(file, folder)
         _verify(file, folder)
     report(f"{name} is complete in {folder}")
-    if folder != cache_folder():
+    if folder != user_folder("cache"):
         report(f"to use it from there, set FLASHPORTRAIT_CACHE={folder}")
     return folder
 
@@ -285,7 +284,7 @@ def _verify(file: RemoteFile, folder: Path) -> None:
         found = format_bytes(target.stat().st_size)
         target.unlink()
         raise UserError(f"{file.path} came as {found}, not {format_bytes(file.size)}; run the same command again")
-    if file.sha256 is not None and (found := file_sha256(target)) != file.sha256:
+    if file.sha256 is not None and (found := sha256_of(target)) != file.sha256:
         target.unlink()
         raise UserError(f"{file.path} came with sha256 {found}, not {file.sha256}, and was removed; fetch it again")
     logger.debug("%s verified%s", PurePosixPath(file.path).name, "" if file.sha256 else " by size alone")

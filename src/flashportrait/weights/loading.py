@@ -17,7 +17,8 @@ import torch
 from flashportrait.checkpoints.files import load_strictly, read_checkpoint
 from flashportrait.checkpoints.tables import KeyTable, Rule
 from flashportrait.errors import UserError
-from flashportrait.weights.hub import WEIGHTS, Weight, cache_folder, locate_weight
+from flashportrait.files import user_folder
+from flashportrait.weights.hub import WEIGHTS, Weight, locate_weight
 from flashportrait.weights.lora import Lora, load_lora
 from flashportrait.weights.official import (
     empty_image_encoder,
@@ -98,7 +99,7 @@ def check_files(model: Released, *, videos: bool) -> None:
         )
     raise UserError(
         f"the 14B isn't on this machine whole: {names} not found in "
-        f"{cache_folder()}; run `flashportrait download 14b`, or name a file by its variable "
+        f"{user_folder('cache')}; run `flashportrait download 14b`, or name a file by its variable "
         f"(as {absent[0].variable}); the embedded model (nano) needs no download"
     )
 

@@ -1,0 +1,46 @@
+"""What all parts need of the file system: a file's hash, and where this user's files lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+CHUNK_BYTES = 1 << 20
+
+
+def sha256_of(files: Path | Iterable[Path], start: bytes = b"") -> str:
+    """SHA-256, in hexadecimal, of a file's content, or of several files' one after another; read in pieces.
+
+    Args:
+        files: one or several.
+        start: what goes before them.
+
+    Raises:
+        OSError: one can't be read; ``filename`` says which.
+    """
+    digest = hashlib.sha256(start)
+    for file in [files] if isinstance(files, Path) else files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def user_folder(kind: Literal["cache", "config"]) -> Path:
+    """This user's folder of flashportrait's files: ``FLASHPORTRAIT_CACHE`` or ``_CONFIG``, or the platform's place."""
+    if chosen := os.environ.get(f"FLASHPORTRAIT_{kind.upper()}"):
+        return Path(chosen).expanduser()
+    home = Path.home()
+    if sys.platform == "win32":
+        variable, local = {"cache": ("LOCALAPPDATA", "Local"), "config": ("APPDATA", "Roaming")}[kind]
+        parent = Path(os.environ.get(variable, home / "AppData" / local))
+    elif sys.platform == "darwin":
+        parent = home / "Library" / {"cache": "Caches", "config": "Application Support"}[kind]
+    else:
+        variable = f"XDG_{kind.upper()}_HOME"
+        parent = Path(os.environ.get(variable) or home / {"cache": ".cache", "config": ".config"}[kind])
+    return parent / "flashportrait"
