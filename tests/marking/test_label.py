@@ -29,7 +29,9 @@ def test_it_fits_any_picture_and_leaves_the_given_one_alone(height: int, width: 
 
 @pytest.mark.parametrize("corner", CORNERS)
 def test_it_is_in_its_corner(corner: str) -> None:
-    changed = np.argwhere((Label(corner=corner).draw(np.full((300, 400, 3), 255, np.uint8)) != 255).any(-1))
+    changed = np.argwhere(
+        (Label("AI-generated", corner=corner).draw(np.full((300, 400, 3), 255, np.uint8)) != 255).any(-1)
+    )
     (top, left), (bottom, right) = changed.min(0), changed.max(0)
     assert (bottom < 40) if corner.startswith("top") else (top > 260)
     assert (right < 200) if corner.endswith("left") else (left > 200)
@@ -46,7 +48,7 @@ def test_words_stand_out_from_any_picture(ground: str) -> None:
         "noise": np.random.default_rng(0).integers(0, 256, shape),
         "checks": np.repeat((255 * ((rows + columns) % 2))[..., None], 3, -1),
     }[ground].astype(np.uint8)
-    label = Label(size=20)
+    label = Label("AI-generated", size=20)
     made = luminance(label.draw(frame))
     on_black = luminance(label.draw(np.zeros(shape, np.uint8)))
     plate = (label.draw(np.full(shape, 255, np.uint8)) < 80).all(-1)
@@ -57,7 +59,7 @@ def test_words_stand_out_from_any_picture(ground: str) -> None:
 
 
 def test_words_are_smooth() -> None:
-    made = Label().draw(np.zeros((512, 512, 3), np.uint8))
+    made = Label("AI-generated").draw(np.zeros((512, 512, 3), np.uint8))
     assert len(np.unique(made)) > 20
 
 
@@ -66,4 +68,4 @@ def test_what_cannot_be_written_is_refused(text: str, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         Label(text)
     with pytest.raises(UserError, match="choose top-left"):
-        Label(corner="middle")
+        Label("AI", corner="middle")

@@ -42,6 +42,8 @@ class Setting:
     """The values there are, where they are few."""
     default: Any
     required: bool
+    bare: Any = None
+    """What its option means without a value; None where it needs one."""
 
     @property
     def flag(self) -> str:
@@ -54,21 +56,22 @@ class Setting:
         return self.read is switch
 
     @property
-    def bare(self) -> Any:
-        """What its option means without a value; None where it needs one."""
-        return getattr(self.read, "bare", None)
-
-    @property
     def is_list(self) -> bool:
         """Whether it may be given several times."""
         return self.read is paths
 
 
 def setting(
-    read: Read, help: str, *, default: Any = dataclasses.MISSING, group: str = "", metavar: str | None = None
+    read: Read,
+    help: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    group: str = "",
+    metavar: str | None = None,
+    bare: Any = None,
 ) -> Any:
-    """A dataclass field that knows how it is read, and its help."""
-    metadata = {"read": read, "help": help, "group": group, "metavar": metavar}
+    """A dataclass field that knows how it is read, and its help; the arguments are those of ``Setting``."""
+    metadata = {"read": read, "help": help, "group": group, "metavar": metavar, "bare": bare}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -81,9 +84,10 @@ def settings_of(kind: type) -> dict[str, Setting]:
             group=field.metadata["group"],
             help=field.metadata["help"],
             metavar=field.metadata["metavar"],
-            choices=getattr(field.metadata["read"], "choices", ()),
+            choices=field.metadata["read"].choices if isinstance(field.metadata["read"], Choice) else (),
             default=None if field.default is dataclasses.MISSING else field.default,
             required=field.default is dataclasses.MISSING,
+            bare=field.metadata["bare"],
         )
         for field in dataclasses.fields(kind)
     }
@@ -156,16 +160,21 @@ def number(least: float | None = None, most: float | None = None) -> Read:
     return read
 
 
-def choice(*choices: str) -> Read:
-    """One of a few words."""
+@dataclass(frozen=True)
+class Choice:
+    """Reads one of a few words."""
 
-    def read(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(f"choose {', '.join(choices[:-1])} or {choices[-1]}")
+    choices: tuple[str, ...]
+
+    def __call__(self, value: Any) -> str:
+        if value not in self.choices:
+            raise ValueError(f"choose {', '.join(self.choices[:-1])} or {self.choices[-1]}")
         return value
 
-    read.choices = choices  # type: ignore[attr-defined]
-    return read
+
+def choice(*choices: str) -> Choice:
+    """One of a few words."""
+    return Choice(choices)
 
 
 def box(value: Any) -> Box:
@@ -211,9 +220,6 @@ def label(value: Any) -> str:
     from flashportrait.marking.label import Label
 
     return Label(LABEL if value is True else text(value)).text
-
-
-label.bare = LABEL  # type: ignore[attr-defined]
 
 
 def describe(value: Any) -> str:

@@ -262,7 +262,12 @@ class Job:
     )
     """The private key of ``sign_cert``."""
     label: str | None = setting(
-        label, f"write this on every frame; without TEXT: {LABEL}", default=None, group=MARKS, metavar="TEXT"
+        label,
+        f"write this on every frame; without TEXT: {LABEL}",
+        default=None,
+        group=MARKS,
+        metavar="TEXT",
+        bare=LABEL,
     )
     """Words written on every frame, in Latin letters without accents; none unless given."""
     label_corner: Literal["top-left", "top-right", "bottom-left", "bottom-right"] = setting(

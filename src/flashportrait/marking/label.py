@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flashportrait.errors import UserError
 
-DEFAULT_TEXT = "AI-generated"
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 DEFAULT_CORNER = "bottom-right"
 DEFAULT_SIZE = 5.0
@@ -35,7 +34,7 @@ class Label:
         UserError: empty text, or letters that the font lacks.
     """
 
-    text: str = DEFAULT_TEXT
+    text: str
     corner: str = DEFAULT_CORNER
     """One of `CORNERS`."""
     size: float = DEFAULT_SIZE
