@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "workers": {"errors", "confinement", "job"},
     "intake": {"errors", "confinement", "weights", "face", "media"},
     "batch": {"errors", "files", "job", "workers"},
+    "service": {"errors", "files", "confinement", "workers", "intake", "marking", "job"},
     "cli": {
         "errors",
         "files",
@@ -65,7 +66,9 @@ ALLOWED: dict[str, set[str]] = {
         "training",
         "evaluation",
         "job",
+        "intake",
         "batch",
+        "service",
     },
 }
 """Part -> the parts it may import. ``flow`` is the pipeline and the modules beside it."""

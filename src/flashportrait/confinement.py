@@ -11,6 +11,7 @@ import ctypes
 import os
 import site
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ SCOPES, SCOPES_VERSION = 0b11, 6
 
 NEW_USERS, NEW_NETWORK = 0x10000000, 0x40000000
 
-SYSTEM_FILES = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt", "/proc", "/sys/devices/system", "/dev/urandom")
+SYSTEM_FILES = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/opt", "/proc", "/sys", "/dev/urandom")
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Confinement:
     cpu_seconds: int | None = None
     """CPU time, after which it is killed."""
     writable: tuple[Path, ...] = ()
-    """Folders below which it may write; they are made if they are missing."""
+    """Folders below which it may write, made if they are missing; its temporary files go to the first one's ``tmp``."""
     readable: tuple[Path, ...] | None = None
     """Files and folders that it may read beside those and the program's own; None for all."""
     network: bool = False
@@ -71,6 +72,10 @@ def confine(limits: Confinement) -> tuple[str, ...]:
         Those of ``PROTECTIONS`` that hold. What the system doesn't offer is left out; nothing raises for that.
     """
     held = []
+    if limits.writable:
+        scratch = limits.writable[0] / "tmp"
+        scratch.mkdir(parents=True, exist_ok=True)
+        tempfile.tempdir = os.environ["TMPDIR"] = str(scratch)
     if limits.memory is not None and _limit("RLIMIT_DATA", limits.memory):
         held.append("memory")
     if limits.cpu_seconds is not None and _limit("RLIMIT_CPU", limits.cpu_seconds):

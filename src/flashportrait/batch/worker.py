@@ -11,14 +11,12 @@ from typing import Any, Literal
 from flashportrait.batch import records, storage
 from flashportrait.batch.task import FILES, Status, Task
 from flashportrait.errors import UserError
-from flashportrait.job import Cancelled, Helper, InUse, Job, ModelCache, MotionCache, Progress, Summary, run
+from flashportrait.job import Cancelled, Helper, Job, ModelCache, MotionCache, Progress
+from flashportrait.workers import WholeRun, run_when_free
+from flashportrait.workers.jobs import internal_error
 
-LOCK_SECONDS = 60.0
-"""How long to wait for another run to an output to end: that of a worker that is about to be found dead."""
 TELL_SECONDS = 0.25
 """Least time between two counts that are told."""
-SHARES = {"motion": 0.1, "denoise": 0.7, "decode": 0.2}
-"""Of a job's time, by stage, about: to say how far it is."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,15 @@ class Worker:
         try:
             self._fetch(task)
             description = records.describe(task)
-            summary = self._animate(self._job(order), order.resume, _Teller(tell), helpers)
+            summary = run_when_free(
+                self._job(order),
+                self._cancel,
+                models=self.models,
+                on_progress=_Teller(tell),
+                resume=order.resume,
+                motion_for=self._motions,
+                helpers=helpers,
+            )
             if "output" in task.remote:
                 storage.store(task.job.output, task.output)
                 task.job.output.unlink()
@@ -94,27 +100,8 @@ class Worker:
         except UserError as error:
             return Ended("failed", str(error))
         except Exception as error:  # noqa: BLE001 - one job's failure must not stop the others
-            line = " ".join(str(error).split())
-            return Ended("failed", f"internal error: {type(error).__name__}: {line}")
+            return Ended("failed", internal_error(error))
         return Ended("done", summary={**summary.to_dict(), "output": task.output})
-
-    def _animate(self, job: Job, resume: bool, tell: _Teller, helpers: Sequence[Helper]) -> Summary:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                return run(
-                    job,
-                    models=self.models,
-                    on_progress=tell,
-                    resume=resume,
-                    cancel=self._cancel,
-                    motion_for=self._motions,
-                    helpers=helpers,
-                )
-            except InUse:
-                if time.monotonic() > deadline or self._cancel.is_set():
-                    raise
-                time.sleep(0.5)
 
     def _job(self, order: Order) -> Job:
         job = order.task.job
@@ -139,17 +126,12 @@ class _Teller:
     """Makes a job's progress one number, told now and then; messages are told at once."""
 
     def __init__(self, tell: Callable[[Told], None]) -> None:
-        self._tell = tell
-        self._parts: dict[str, float] = {}
+        self._tell, self._whole = tell, WholeRun()
         self._told = float("-inf")
 
     def __call__(self, progress: Progress) -> None:
-        if progress.total:
-            self._parts[progress.stage] = progress.done / progress.total
-        if self._parts.get("denoise"):
-            self._parts["motion"] = 1.0
-        fraction = sum(share * self._parts.get(stage, 0.0) for stage, share in SHARES.items())
+        self._whole(progress)
         now = time.monotonic()
         if progress.message is not None or now - self._told >= TELL_SECONDS:
             self._told = now
-            self._tell(Told(fraction, progress.message, progress.level))
+            self._tell(Told(self._whole.fraction, progress.message, progress.level))

@@ -20,6 +20,7 @@ COMMANDS = {
     "animate": "animate a portrait from a driving video or a motion template",
     "resume": "go on with an animation that was interrupted",
     "batch": "run many jobs from a table, or every portrait with every driver",
+    "serve": "take jobs over HTTP, with a queue, keys and limits",
     "extract": "write the motion of a video to a template that animate takes in its place",
     "faces": "draw a numbered sheet of the faces in a picture or video, for --face N",
     "verify": "show what a file says of its origin, and whether that was changed",

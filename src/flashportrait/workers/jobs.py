@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from flashportrait.confinement import Confinement
 from flashportrait.errors import UserError
-from flashportrait.job import Cancelled, Flag, Job, ModelCache, MotionCache, Progress, run
+from flashportrait.job import Cancelled, Flag, Job, ModelCache, MotionCache, Progress
 from flashportrait.workers.process import Died, Supervised
+from flashportrait.workers.running import run_when_free
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,8 @@ class JobRunner:
         job, resume = order
         job = replace(job, threads=job.threads or self._threads, restart=job.restart and not resume)
         try:
-            summary = run(
-                job,
-                models=self._models,
-                on_progress=tell,
-                resume=resume,
-                cancel=self._cancel,
-                motion_for=self._motions,
+            summary = run_when_free(
+                job, self._cancel, models=self._models, on_progress=tell, resume=resume, motion_for=self._motions
             )
         except Cancelled as cancelled:
             return Ended("cancelled", work=cancelled.work)

@@ -1,0 +1,199 @@
+"""Has queued jobs run by worker processes, and knows how far they are."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from pathlib import Path
+
+from flashportrait.confinement import Confinement
+from flashportrait.files import user_folder
+from flashportrait.job import Job, Progress
+from flashportrait.service.settings import ServiceSettings
+from flashportrait.service.store import Entry, Store
+from flashportrait.workers import Ended, WholeRun, WorkerProcess
+
+logger = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.5
+"""How long the thread waits for workers before it looks for jobs on its own."""
+STOP_SECONDS = 30.0
+"""How long running jobs may take to reach a point from which they can go on, when the server ends."""
+CANCEL_SECONDS = 1.0
+KEPT_MESSAGES = 100
+
+
+@dataclass
+class Live:
+    """How far a running job is."""
+
+    stage: str = "load"
+    done: int = 0
+    total: int | None = None
+    unit: str = "stage"
+    part: Path | None = None
+    """The growing result, playable already, once it is there."""
+    whole: WholeRun = field(default_factory=WholeRun)
+    warnings: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT_MESSAGES))
+
+    def take(self, progress: Progress) -> None:
+        """Take in what the run tells."""
+        if progress.message is not None:
+            if progress.level == "warning":
+                self.warnings.append(progress.message)
+            return
+        self.whole(progress)
+        self.stage, self.done, self.total, self.unit = progress.stage, progress.done, progress.total, progress.unit
+        self.part = progress.part or self.part
+
+
+class Dispatcher:
+    """A thread that hands jobs to workers, the longest waiting first.
+
+    A job whose worker dies goes on from its work folder, with another, ``settings.tries`` times in all. What ran when
+    the server was killed waits again from the start of the next one on.
+
+    Args:
+        settings: of the server.
+        store: where jobs wait.
+    """
+
+    def __init__(self, settings: ServiceSettings, store: Store) -> None:
+        self._settings, self._store = settings, store
+        threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.workers)
+        confinement = Confinement(
+            memory=settings.memory,
+            writable=(settings.data, user_folder("config")),
+            readable=_read_by_workers(settings),
+        )
+        self._workers = [
+            WorkerProcess(motions=settings.data / "motions", threads=threads, confinement=confinement)
+            for _ in range(settings.workers)
+        ]
+        self._running: dict[str, tuple[WorkerProcess, Live]] = {}
+        self._cancelled: set[str] = set()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._ours, self._bell = connection.Pipe(duplex=False)
+        self._thread = threading.Thread(target=self._run, name="flashportrait-dispatch", daemon=True)
+        self.alive_since = time.time()
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the worker processes that are up."""
+        return [worker.pid for worker in self._workers if worker.pid is not None]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether jobs are handed out."""
+        return self._thread.is_alive() and not self._stopping.is_set()
+
+    def start(self) -> None:
+        """Begin to hand out jobs, those first that ran when the server was killed."""
+        for entry in self._store.in_state("running"):
+            self._store.put_back(entry.id, again=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is a new job."""
+        with self._lock:
+            self._bell.send_bytes(b"!")
+
+    def live(self, id: str) -> Live | None:
+        """How far a job is; None if it doesn't run."""
+        running = self._running.get(id)
+        return running[1] if running is not None else None
+
+    def cancel(self, id: str) -> bool:
+        """Stop a job that waits or runs, within about a second; False if it has ended."""
+        self._cancelled.add(id)
+        ended = self._store.end(id, "cancelled")
+        self.wake()
+        return ended
+
+    def stop(self) -> None:
+        """Let running jobs reach a point from which they can go on, and end all workers."""
+        self._stopping.set()
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS + 10)
+        for worker in self._workers:
+            worker.close()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._hand_out()
+                self._listen(WAIT_SECONDS)
+            except Exception:
+                logger.exception("the dispatcher met an error and goes on")
+                time.sleep(WAIT_SECONDS)
+        for worker, _ in self._running.values():
+            worker.cancel(STOP_SECONDS)
+        while self._running:
+            self._listen(WAIT_SECONDS)
+
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if worker.busy:
+                continue
+            entry = self._store.take()
+            if entry is None:
+                return
+            self._running[entry.id] = worker, Live()
+            worker.start(Job.from_dict(entry.job), resume=True)
+
+    def _listen(self, seconds: float) -> None:
+        pipes = [worker.connection for worker, _ in self._running.values() if worker.connection is not None]
+        connection.wait([*pipes, self._ours], seconds)
+        while self._ours.poll():
+            self._ours.recv_bytes()
+        for id in self._cancelled & self._running.keys():
+            self._running[id][0].cancel(CANCEL_SECONDS)
+        self._cancelled.clear()
+        for id, (worker, live) in list(self._running.items()):
+            for news in worker.poll():
+                if isinstance(news, Ended):
+                    self._end(id, news)
+                else:
+                    live.take(news)
+
+    def _end(self, id: str, ended: Ended) -> None:
+        """Note how a job ended, or let it wait again."""
+        del self._running[id]
+        entry = self._store[id]
+        if entry.state != "running":  # it was cancelled, which was noted at once
+            return
+        if ended.status == "cancelled":  # by the end of the server, or someone who ended the process
+            self._store.put_back(id, again=True)
+        elif ended.status == "died" and entry.attempts < self._settings.tries:
+            logger.warning("job %s: %s; it goes on with another", id, ended.error)
+            self._store.put_back(id)
+        elif ended.status == "done":
+            self._store.end(id, "done", summary=ended.summary)
+        else:
+            if ended.internal or ended.status == "died":
+                logger.error("job %s: %s", id, ended.error)
+            self._store.end(id, "failed", _told(entry, ended.error or "it failed without saying why"))
+
+
+def _told(entry: Entry, error: str) -> str:
+    """An error as the client may read it: with its own files' names, and no path of this machine."""
+    for name in ("portrait", "driving", "output"):
+        path = entry.job[name]
+        error = error.replace(path, entry.asked.get(name) or Path(path).name)
+    return error.replace(str(Path(entry.job["output"]).parent) + os.sep, "")
+
+
+def _read_by_workers(settings: ServiceSettings) -> tuple[Path, ...]:
+    """What workers read beside the data folder: weights, templates, and models' folders."""
+    folders = [user_folder("cache"), Path.home() / ".cache" / "huggingface"]
+    folders += [Path(model).absolute() for model in settings.models if Path(model).is_dir()]
+    if settings.templates is not None:
+        folders.append(settings.templates.absolute())
+    return tuple(folders)
