@@ -19,9 +19,10 @@ START_SECONDS = 60.0
 
 
 class Server:
-    """One server; ``client`` speaks with it."""
+    """One server; ``client`` speaks with it, ``data`` is its folder."""
 
     def __init__(self, *words: object) -> None:
+        self.data = str(words[words.index("--data") + 1])
         command = [sys.executable, "-m", "flashportrait", "serve", "--port", "0", *map(str, words)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
         assert self.process.stderr is not None

@@ -26,7 +26,7 @@ def motions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of motion templates: ``short`` and ``long``."""
     folder = tmp_path_factory.mktemp("templates")
     rows(folder, 9).rename(folder / "short.safetensors")
-    rows(folder, 161).rename(folder / "long.safetensors")
+    rows(folder, 81).rename(folder / "long.safetensors")
     return folder
 
 

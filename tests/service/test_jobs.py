@@ -22,7 +22,7 @@ QUICK = {"view": "face", "size": "64"}
 
 def slow(toy_model: Path, **settings: str) -> dict[str, str]:
     """Settings of a job that takes a while, and doesn't look for a face."""
-    return {"model": toy_model.name, "template": "long", "steps": "60", "size": "64", **settings}
+    return {"model": toy_model.name, "template": "long", "steps": "40", "size": "64", **settings}
 
 
 def post(server: Server, portrait: Path, data: dict[str, str], **files: Any) -> httpx.Response:
@@ -119,7 +119,7 @@ def test_a_result_that_is_followed_while_it_grows_can_be_played(
     path.write_bytes(content)
     assert state in ("running", "done")
     with av.open(path) as container:
-        assert sum(1 for _ in container.decode(video=0)) == 161
+        assert sum(1 for _ in container.decode(video=0)) == 81
 
 
 def test_a_removed_job_is_gone(server: Server, face: Path):
