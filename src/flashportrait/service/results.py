@@ -6,18 +6,15 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from flashportrait.service.errors import Refused
+from flashportrait.service.service import Service
 from flashportrait.service.settings import FORMATS
 from flashportrait.service.store import Entry
-
-if TYPE_CHECKING:
-    from flashportrait.service.app import Service
 
 BLOCK = 256 << 10
 """Bytes that are read at a time."""
