@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
-from flashportrait.rig.landmarks import INNER_LIPS_LOWER, INNER_LIPS_UPPER, IRISES, OUTER_LIPS, UPPER_LIDS
+from flashportrait.rig.landmarks import (
+    INNER_LIPS_LOWER,
+    INNER_LIPS_UPPER,
+    IRISES,
+    LOWER_LIDS,
+    OUTER_LIPS,
+    UPPER_LIDS,
+)
 
 READING_GAINS = {
     "eyeBlink": 1.9,
@@ -47,14 +54,18 @@ UPPER_ACTIONS = ("mouthUpperUp", "mouthShrugUpper", "mouthRollUpper")
 """Actions of the upper lip alone."""
 LOWER_ACTIONS = ("mouthLowerDown", "mouthShrugLower", "mouthRollLower")
 """Actions of the lower lip alone."""
-LONGEST_TRAVEL_CM = 1.5
-"""The furthest that an action of the lips, fully shown, moves any landmark of the mouth."""
+LID_ACTIONS = ("eyeBlink", "eyeWide")
+"""Actions of the lids alone: the skin above follows by other means (``face.CREASE_SHARE``)."""
+LONGEST_TRAVEL_CM = {"mouth": 1.5, "brow": 1.1}
+"""The furthest that an action of the lips or the brows, fully shown, moves any of their landmarks."""
+BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
 UPPER_LIP_WITH_JAW = 0.5
 """Share of the upper lip's motion with the jaw, as regressed, that is the jaw's: teeth show below it."""
 LOWER_LIP_END_CM = 5.6
 """Height of the lower lip's outer edge on the canonical face."""
 LIP_CURVE_DEGREE = 4
 """Of the polynomials that the displacement follows along the edges of the lips."""
+LIPS = OUTER_LIPS + INNER_LIPS_UPPER + INNER_LIPS_LOWER
 LIP_EDGES = (INNER_LIPS_UPPER, INNER_LIPS_LOWER, OUTER_LIPS[:11], (*OUTER_LIPS[10:], OUTER_LIPS[0]))
 
 
@@ -77,8 +88,10 @@ def anatomical(basis: Tensor, gains: Tensor, canonical_face: Tensor) -> Tensor:
             basis[row] *= 1 - (1 - UPPER_LIP_WITH_JAW) * upper_lip_share(canonical_face)[:, None]
         if name.startswith("mouth"):
             _keep_to_lips(basis[row], name, basis[jaw], canonical_face)
-            travel = gains[row] * basis[row].norm(dim=1)[_lips(canonical_face)].amax()
-            basis[row] *= (LONGEST_TRAVEL_CM / travel.clamp_min(1e-6)).clamp(max=1)
+        for start, landmarks in (("mouth", LIPS), ("brow", BROWS)):
+            if name.startswith(start):
+                travel = gains[row] * basis[row].norm(dim=1)[list(landmarks)].amax()
+                basis[row] *= (LONGEST_TRAVEL_CM[start] / travel.clamp_min(1e-6)).clamp(max=1)
         if name.startswith(("mouth", "jaw")):
             _smooth_lips(basis[row])
     return basis
@@ -107,7 +120,12 @@ def _region(name: str, canonical_face: Tensor) -> Tensor:
     if name.startswith("eye"):
         iris = IRISES[int(name.endswith("Left"))]
         reach = 3.2 if name.startswith("eyeSquint") else 2.2
-        return 1 - smoothstep(((canonical_face[:, :2] - canonical_face[iris[0], :2]).norm(dim=1) - reach) / 1.6)
+        near = 1 - smoothstep(((canonical_face[:, :2] - canonical_face[iris[0], :2]).norm(dim=1) - reach) / 1.6)
+        if stem_of(name) in LID_ACTIONS:
+            above = y < canonical_face[iris[0], 1]
+            above[[index for lids in (UPPER_LIDS, LOWER_LIDS, IRISES) for side in lids for index in side]] = False
+            near = near * ~above
+        return near
     if name.startswith("brow"):
         return 1 - smoothstep((y + 2.2) / 2.4)
     nose = (1 - smoothstep((x - 1.6) / 1.4)) * (1 - smoothstep((y - 1.6) / 1.6))
@@ -130,12 +148,6 @@ def _keep_to_lips(action: Tensor, name: str, jaw: Tensor, canonical_face: Tensor
     if stem != name and stem != "mouth":
         side = 1 if name.endswith("Left") else -1
         action *= smoothstep((side * canonical_face[:, 0] + 2.0) / 3.5)[:, None]
-
-
-def _lips(canonical_face: Tensor) -> Tensor:
-    lips = torch.zeros(len(canonical_face), dtype=torch.bool, device=canonical_face.device)
-    lips[list(OUTER_LIPS + INNER_LIPS_UPPER + INNER_LIPS_LOWER)] = True
-    return lips
 
 
 def _smooth_lips(action: Tensor) -> None:

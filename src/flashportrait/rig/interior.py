@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashportrait.rig.expression import smoothstep
-from flashportrait.rig.landmarks import INNER_LIPS_LOWER, INNER_LIPS_UPPER, IRISES, LOWER_LIDS, UPPER_LIDS
+from flashportrait.rig.landmarks import INNER_LIPS_LOWER, INNER_LIPS_UPPER, IRISES, LID_CREASES, LOWER_LIDS, UPPER_LIDS
 from flashportrait.rig.mesh import points_in_polygon
 from flashportrait.rig.teeth import lower_row, upper_row
 
@@ -39,8 +39,10 @@ IRIS_MARGIN = 1.06
 """The landmarks' iris radius times this takes in the dark limbus."""
 SKIN_AROUND = 0.3
 """How far from an eye the skin is taken to be like its lid's, in units of the eye's width."""
-LID_PAINTED = 0.23
-"""How far above an eye the skin is painted that an open lid folds away, in units of the eye's width."""
+CREASE_FADE = 0.08
+"""How far above the crease a closed lid's skin goes over into the photograph's, in units of the eye's width."""
+LASH_LINE = 0.03
+"""Width of the lashes on a closed lid, in the same units."""
 LASHES = 0.05
 """Width of the rim of an eye that lids and lashes darken, in units of the eye's width."""
 MIN_SCLERA_PIXELS = 6.0
@@ -94,9 +96,9 @@ def paint_layers(image: Tensor, landmarks: Tensor, pixels_per_cm: float, lip_ris
     jaw, lids = torch.zeros_like(skull[:4]), torch.zeros_like(skull[:4])
     light = _light(image, landmarks)
     _paint_mouth(skull, jaw, part, points, pixels_per_cm, light, lip_rise, jaw_drop)
-    for upper, lower, iris in zip(UPPER_LIDS, LOWER_LIDS, IRISES, strict=True):
+    for upper, lower, crease, iris in zip(UPPER_LIDS, LOWER_LIDS, LID_CREASES, IRISES, strict=True):
         _paint_eye(skull, part, points, upper, lower, iris, light)
-        _paint_lid(lids, part, points, upper, lower)
+        _paint_lid(lids, part, points, upper, lower, crease)
     return Layers(corner, skull, jaw, lids)
 
 
@@ -232,19 +234,30 @@ def _paint_eye(
     skull[5, rows, columns] = 0
 
 
-def _paint_lid(lids: Tensor, image: Tensor, points: Tensor, upper: tuple[int, ...], lower: tuple[int, ...]) -> None:
+def _paint_lid(
+    lids: Tensor,
+    image: Tensor,
+    points: Tensor,
+    upper: tuple[int, ...],
+    lower: tuple[int, ...],
+    crease: tuple[int, ...],
+) -> None:
     """What an open lid folds away, from the skin around: the strip that is seen would be drawn out to streaks."""
     contour = torch.cat((points[list(upper)], points[list(lower)].flip(0)[1:-1]))
     width = float((points[upper[-1]] - points[upper[0]]).norm())
     rows, columns, pixels = _window(contour, (EYE_REACH * width,) * 3, image)
-    opening = points_in_polygon(pixels, contour).float()[None]
-    near, around, far = (_blurred(opening, reach * width) for reach in (LASHES, LID_PAINTED, SKIN_AROUND))
     picture = image[:, rows, columns]
+    opening = points_in_polygon(pixels, contour)
+    strip = points_in_polygon(pixels, torch.cat((points[list(upper)], points[list(crease)].flip(0))))
+    lashes, covered, around = (
+        _blurred(mask[None].float(), reach * width)[0]
+        for mask, reach in ((opening, LASH_LINE), (opening | strip, CREASE_FADE), (opening | strip, SKIN_AROUND))
+    )
     # Lit skin more than what lies in a fold's shade.
-    skin = ((near < 0.02) & (far > 0))[0] * picture.amax(0)
+    skin = ((covered < 0.02) & (around > 0)) * picture.amax(0)
     plain = (picture * skin).sum((1, 2)) / skin.sum().clamp_min(1e-3)
     lids[:3, rows, columns] = _continued(picture, skin, width, plain)
-    lids[3, rows, columns] = (1 - smoothstep(near[0] / 0.3)) * smoothstep(around[0] / 0.25)
+    lids[3, rows, columns] = (1 - smoothstep(lashes / 0.3)) * smoothstep(covered / 0.6)
 
 
 def _continued(picture: Tensor, known: Tensor, width: float, plain: Tensor) -> Tensor:

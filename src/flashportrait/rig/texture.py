@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -41,40 +42,67 @@ class PhotoTexture:
         """
         if texels not in self._pictures:
             self._pictures[texels] = tuple(F.avg_pool2d(layer, texels, stride=1) for layer in self._pictures[1])
-        surface, skull, jaw_layer, lids = self._pictures[texels]
+        surface = self._pictures[texels][0]
         places = places - (texels - 1) / 2
         frames, height, width = opened.shape
         colours = _look_up(surface, places.view(1, frames * height, width, 2)).view(3, -1)
-        flat = places.view(-1, 2)
-
-        def there(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return opened.view(-1)[pixels], colours[:, pixels], flat[pixels] - self._corner
-
-        if jaw is not None and len(pixels := (opened > 0).flatten().nonzero().squeeze(1)):
-            as_it_is, photo, seen = there(pixels)
-            painted, always, at_rest, behind = _look_up(skull, seen.view(1, 1, -1, 2)).view(6, -1).split((3, 1, 1, 1))
-            moved = seen - jaw.index_select(0, pixels // (height * width))
-            before = _look_up(jaw_layer, moved.view(1, 1, -1, 2)).view(4, -1)
-            painted = painted + (before[:3] - painted) * (behind * before[3])
-            painted = painted * _shade(opened > 0, shade_pixels).view(-1)[pixels]
-            colours[:, pixels] = painted + (photo - painted) * (always + at_rest * (as_it_is - 1))
-        if jaw is not None and len(pixels := (opened < 0).flatten().nonzero().squeeze(1)):
-            closed, photo, seen = there(pixels)
-            skin, share = _look_up(lids, seen.view(1, 1, -1, 2)).view(4, -1).split((3, 1))
-            colours[:, pixels] = photo - (skin - photo) * (share * closed)
+        if jaw is not None:
+            self._open(colours, places, opened, jaw, texels, shade_pixels)
         return colours.view(3, frames, height, width).transpose(0, 1)
 
+    def _open(
+        self, colours: Tensor, places: Tensor, opened: Tensor, jaw: Tensor, texels: int, shade_pixels: float
+    ) -> None:
+        """Rewrites the surface's colours [3 t h w, flat] where mouth and eyes are open or lids closed.
 
-def _shade(inside: Tensor, reach: float) -> Tensor:
-    """Light inside openings [t h w], from ``DARKEST`` behind their rims to 1; ``inside``: bool."""
-    rows, columns = (inside.any(0).any(axis).nonzero().squeeze(1) for axis in (1, 0))
-    box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-    reach = max(1, round(reach))
-    part = F.pad(inside[:, None, box[0], box[1]].float(), (reach, reach, 2 * reach, reach))
-    open_share = F.avg_pool2d(F.avg_pool2d(part, (3 * reach + 1, 1), 1), (1, 2 * reach + 1), 1)
-    light = inside.new_zeros(inside.shape, dtype=open_share.dtype)
-    light[:, box[0], box[1]] = DARKEST + (1 - DARKEST) * smoothstep((open_share[:, 0] - 0.25) / 0.5)
-    return light
+        Such pixels are few: everything is done on lists of them.
+        """
+        frames, height, width = opened.shape
+        changed = opened.view(-1).nonzero().squeeze(1)
+        state = opened.view(-1).index_select(0, changed)
+        for behind, chosen in ((True, state > 0), (False, state < 0)):
+            pixels, share = changed[chosen], state[chosen]
+            if len(pixels) == 0:
+                continue
+            photo = colours.index_select(1, pixels)
+            seen = places.view(-1, 2).index_select(0, pixels) - self._corner
+            if behind:
+                moved = seen - jaw.index_select(0, pixels // (height * width))
+                painted, kept = self._behind(texels, seen, moved, share - 1)
+                painted = painted * _shade(pixels, (frames, height, width), shade_pixels)
+            else:
+                painted, shown = _at(self._pictures[texels][3], seen).split((3, 1))
+                kept = 1 + shown * share
+            colours.index_copy_(1, pixels, painted + (photo - painted) * kept)
+
+    def _behind(self, texels: int, seen: Tensor, moved: Tensor, as_it_is: Tensor) -> tuple[Tensor, Tensor]:
+        """What is painted [3 n] behind openings at places ``seen`` [n 2], ``moved`` where the jaw's layer is looked up,
+        and the photograph's share [n]."""
+        _, skull, jaw, _ = self._pictures[texels]
+        painted, always, at_rest, behind = _at(skull, seen).split((3, 1, 1, 1))
+        before, covered = _at(jaw, moved).split((3, 1))
+        return painted + (before - painted) * (behind * covered), always + at_rest * as_it_is
+
+
+def _shade(pixels: Tensor, shape: tuple[int, int, int], reach: float) -> Tensor:
+    """Light at pixels [n] inside openings, from ``DARKEST`` behind their rims to 1.
+
+    pixels: numbers of all that are inside, in frames of ``shape``; reach: of the rims' shade, in pixels.
+    """
+    frames, height, width = shape
+    frame, row, column = pixels // (height * width), pixels // width % height, pixels % width
+    top, left = row.amin(), column.amin()
+    row, column, reach = row - top, column - left, max(1, round(reach))
+    inside = torch.zeros(frames, 1, int(row.amax()) + 1, int(column.amax()) + 1, device=pixels.device)
+    inside[frame, 0, row, column] = 1
+    inside = F.pad(inside, (reach, reach, 2 * reach, reach))
+    open_share = F.avg_pool2d(F.avg_pool2d(inside, (3 * reach + 1, 1), 1), (1, 2 * reach + 1), 1)
+    return DARKEST + (1 - DARKEST) * smoothstep((open_share[frame, 0, row, column] - 0.25) / 0.5)
+
+
+def _at(layer: Tensor, places: Tensor) -> Tensor:
+    """Values [c n] of a layer [1 c h w] at places [n 2] in its pixels."""
+    return _look_up(layer, places.view(1, 1, -1, 2)).view(layer.shape[1], -1)
 
 
 def _look_up(layer: Tensor, places: Tensor) -> Tensor:
