@@ -6,11 +6,8 @@ import pytest
 import torch
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
+from flashportrait.rig.landmarks import INNER_LIPS_LOWER, INNER_LIPS_UPPER, LANDMARKS, MESH_LANDMARKS
 from flashportrait.rig.mesh import (
-    INNER_LIPS_LOWER,
-    INNER_LIPS_UPPER,
-    LANDMARKS,
-    MESH_LANDMARKS,
     fit_expression_basis,
     fit_similarity,
     load_face_mesh,

@@ -17,7 +17,8 @@ from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
 from flashportrait.face.motion import BLENDSHAPE_NAMES, HEAD_POSE_NAMES
 from flashportrait.face.pose import rotation_matrix
 from flashportrait.models.tiny_vae import bend
-from flashportrait.rig.mesh import IRISES, load_face_mesh, mirrored_coefficients
+from flashportrait.rig.landmarks import IRISES
+from flashportrait.rig.mesh import load_face_mesh, mirrored_coefficients
 from flashportrait.rig.photo import PhotoRig
 from flashportrait.rig.pose import (
     head_angles,

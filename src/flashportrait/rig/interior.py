@@ -1,50 +1,105 @@
-"""What a photograph hides: the inside of the mouth, and the eyeball behind the lids, painted in the photo's own frame.
+"""What a photograph hides: teeth, tongue and the dark of the mouth, and the eyeball behind the lids.
 
-The layer is a second picture of the photograph's size. Inside the photographed mouth and eye openings it repeats the
-photograph; around them it continues with teeth and a dark mouth, or with iris and sclera, in the picture's own light.
+Two painted layers, in the photograph's own frame and light. One is fixed to the skull: the mouth's dark with the upper
+teeth before it, and irises and whites. The other moves with the jaw: lower teeth and tongue. Where the photograph
+shows teeth or an eye, its own pixels are kept, and what is painted takes their colour.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashportrait.rig.mesh import (
-    INNER_LIPS_LOWER,
-    INNER_LIPS_UPPER,
-    IRISES,
-    LOWER_LIDS,
-    UPPER_LIDS,
-    points_in_polygon,
-)
+from flashportrait.rig.expression import smoothstep
+from flashportrait.rig.landmarks import INNER_LIPS_LOWER, INNER_LIPS_UPPER, IRISES, LID_CREASES, LOWER_LIDS, UPPER_LIDS
+from flashportrait.rig.mesh import points_in_polygon
+from flashportrait.rig.teeth import lower_row, upper_row
 
-TEETH_COLOUR = (0.93, 0.89, 0.83)
-THROAT_COLOUR = (0.13, 0.045, 0.045)
-TONGUE_COLOUR = (0.55, 0.26, 0.26)
+THROAT_COLOUR = (0.15, 0.05, 0.045)
+TONGUE_COLOUR = (0.58, 0.31, 0.29)
+TEETH_COLOUR = (1.0, 0.96, 0.89)
+GUM_COLOUR = (0.64, 0.40, 0.38)
 SCLERA_COLOUR = (0.86, 0.83, 0.81)
-TEETH_SHOWN_CM = 0.36
-"""How far the upper teeth reach below the resting upper lip."""
+TEETH_SHOWN_CM = 0.34
+"""How far the upper teeth reach below an upper lip at rest."""
+OVERBITE_CM = 0.15
+"""How far they cover the lower ones when the jaw is closed."""
+TONGUE_CM = 1.3
+"""How much of the tongue is seen behind the lower teeth."""
+RESTING_HALF_MOUTH_CM = 2.6
+"""Half the width of an average mouth at rest, for which the teeth are measured."""
 SLIT_PIXELS = 2.0
 """Lips parted less than this, on average, count as closed."""
-TOOTH_WIDTH_CM = 0.8
+TEETH_SEEN = 0.04
+"""Least area of teeth in the photograph, in square centimetres, from which their colour is taken."""
 IRIS_MARGIN = 1.06
 """The landmarks' iris radius times this takes in the dark limbus."""
+SKIN_AROUND = 0.3
+"""How far from an eye the skin is taken to be like its lid's, in units of the eye's width."""
+CREASE_FADE = 0.08
+"""How far above the crease a closed lid's skin goes over into the photograph's, in units of the eye's width."""
+LASH_LINE = 0.03
+"""Width of the lashes on a closed lid, in the same units."""
+LASHES = 0.05
+"""Width of the rim of an eye that lids and lashes darken, in units of the eye's width."""
 MIN_SCLERA_PIXELS = 6.0
+MOUTH_REACH_CM = (1.5, 1.5, 6.5)
+"""How far the layers go on beyond the mouth: to each side, up and down."""
+EYE_REACH = 0.6
+"""How far they go on around an eye, in units of its width."""
 
 
-def paint_interior(image: Tensor, landmarks: Tensor, pixels_per_cm: float) -> Tensor:
-    """The interior layer of a photograph.
+@dataclass(frozen=True)
+class Layers:
+    """What is painted behind the openings, for a part of the photograph."""
 
-    image: [3 h w] in [0, 1]; landmarks: [478 3] in its pixels; pixels_per_cm: scale of the head in it.
-    Returns [3 h w].
+    corner: Tensor
+    """Left and top of that part in the photograph, [2]."""
+    skull: Tensor
+    """[6 h w]: colour; share of the photograph's pixels kept always; share kept while the opening is as in the
+    photograph; share of what lies behind the jaw's layer."""
+    jaw: Tensor
+    """[4 h w]: colour and coverage, where the jaw is in the photograph."""
+    lids: Tensor
+    """[4 h w]: the skin of closed upper lids, and how much of it shows: not at the lashes."""
+
+
+def paint_layers(image: Tensor, landmarks: Tensor, pixels_per_cm: float, lip_rise: float, jaw_drop: float) -> Layers:
+    """The layers of a photograph.
+
+    Args:
+        image: [3 h w] in [0, 1].
+        landmarks: [478 3] in its pixels.
+        pixels_per_cm: scale of the head in it.
+        lip_rise: how far its upper lip is raised from rest, in centimetres.
+        jaw_drop: how far its jaw is open.
     """
-    layer = image.clone()
+    points = landmarks[:, :2]
+    lips = points[list(INNER_LIPS_UPPER + INNER_LIPS_LOWER)]
+    aside, above, below = (reach * pixels_per_cm for reach in MOUTH_REACH_CM)
+    low, high = [lips.amin(0) - lips.new_tensor([aside, above])], [lips.amax(0) + lips.new_tensor([aside, below])]
+    for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True):
+        lids = points[list(upper + lower)]
+        reach = EYE_REACH * (points[upper[-1]] - points[upper[0]]).norm()
+        low.append(lids.amin(0) - reach)
+        high.append(lids.amax(0) + reach)
+    (left, top), (right, bottom) = torch.stack(low).amin(0).tolist(), torch.stack(high).amax(0).tolist()
+    height, width = image.shape[1:]
+    columns = slice(min(max(int(left), 0), width - 1), max(min(int(right) + 1, width), 1))
+    rows = slice(min(max(int(top), 0), height - 1), max(min(int(bottom) + 1, height), 1))
+    corner = points.new_tensor([columns.start, rows.start])
+    part, points = image[:, rows, columns], points - corner
+    skull = torch.cat((part, torch.zeros_like(part)))
+    jaw, lids = torch.zeros_like(skull[:4]), torch.zeros_like(skull[:4])
     light = _light(image, landmarks)
-    _paint_mouth(layer, image, landmarks[:, :2], pixels_per_cm, light)
-    for upper, lower, iris in zip(UPPER_LIDS, LOWER_LIDS, IRISES, strict=True):
-        _paint_eye(layer, image, landmarks[:, :2], upper, lower, iris, light)
-    return layer
+    _paint_mouth(skull, jaw, part, points, pixels_per_cm, light, lip_rise, jaw_drop)
+    for upper, lower, crease, iris in zip(UPPER_LIDS, LOWER_LIDS, LID_CREASES, IRISES, strict=True):
+        _paint_eye(skull, part, points, upper, lower, iris, light)
+        _paint_lid(lids, part, points, upper, lower, crease)
+    return Layers(corner, skull, jaw, lids)
 
 
 def _light(image: Tensor, landmarks: Tensor) -> Tensor:
@@ -55,61 +110,98 @@ def _light(image: Tensor, landmarks: Tensor) -> Tensor:
     skin = F.grid_sample(image[None], grid, align_corners=False)[0, :, 0].amax(1)
     brightness = skin.mean().sqrt().clamp(0.45, 1.0)
     tint = (skin / skin.mean().clamp_min(0.05)).clamp(0.6, 1.4)
-    return brightness * (0.75 + 0.25 * tint)
+    return brightness * (0.7 + 0.3 * tint)
 
 
-def _window(points: Tensor, margin: float, image: Tensor) -> tuple[slice, slice, Tensor]:
-    """Rows, columns and pixel centres [h w 2] of the box around points, ``margin`` pixels wider."""
+def _window(points: Tensor, margin: tuple[float, float, float], image: Tensor) -> tuple[slice, slice, Tensor]:
+    """Rows, columns and pixel centres [h w 2] of the box around points, wider by ``margin``: aside, above, below."""
     height, width = image.shape[1:]
-    x0, y0 = (points.amin(0) - margin).floor().long().tolist()
-    x1, y1 = (points.amax(0) + margin).ceil().long().tolist()
-    rows = slice(min(max(y0, 0), height - 1), max(min(y1, height), 1))
-    columns = slice(min(max(x0, 0), width - 1), max(min(x1, width), 1))
+    aside, above, below = margin
+    (x0, y0), (x1, y1) = points.amin(0).tolist(), points.amax(0).tolist()
+    rows = slice(min(max(int(y0 - above), 0), height - 1), max(min(int(y1 + below) + 1, height), 1))
+    columns = slice(min(max(int(x0 - aside), 0), width - 1), max(min(int(x1 + aside) + 1, width), 1))
     y = torch.arange(rows.start, rows.stop, device=image.device) + 0.5
     x = torch.arange(columns.start, columns.stop, device=image.device) + 0.5
     return rows, columns, torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
 
-def _soften(mask: Tensor, grow: int, blur: int) -> Tensor:
-    """A bool mask [h w] grown by ``grow`` pixels and blurred over ``2 blur + 1``, as weights."""
-    weights = mask[None, None].float()
-    if grow:
-        weights = F.max_pool2d(weights, 2 * grow + 1, 1, grow)
-    return F.avg_pool2d(weights, 2 * blur + 1, 1, blur, count_include_pad=False)[0, 0]
+def _blurred(values: Tensor, radius: float) -> Tensor:
+    """[c h w] blurred by a box of ``2 radius + 1`` pixels, along rows and columns."""
+    reach = max(1, round(radius))
+    for kernel, padding in (((2 * reach + 1, 1), (reach, 0)), ((1, 2 * reach + 1), (0, reach))):
+        values = F.avg_pool2d(values[None], kernel, 1, padding, count_include_pad=False)[0]
+    return values
 
 
-def _paint_mouth(layer: Tensor, image: Tensor, points: Tensor, pixels_per_cm: float, light: Tensor) -> None:
+def _paint_mouth(
+    skull: Tensor,
+    jaw: Tensor,
+    image: Tensor,
+    points: Tensor,
+    pixels_per_cm: float,
+    light: Tensor,
+    lip_rise: float,
+    jaw_drop: float,
+) -> None:
     upper, lower = points[list(INNER_LIPS_UPPER)], points[list(INNER_LIPS_LOWER)]
-    rows, columns, pixels = _window(torch.cat((upper, lower)), 3.5 * pixels_per_cm, image)
-    if pixels.numel() == 0:
-        return
+    aside, above, below = (reach * pixels_per_cm for reach in MOUTH_REACH_CM)
+    rows, columns, pixels = _window(torch.cat((upper, lower)), (aside, above, below), image)
     across = F.normalize(upper[-1] - upper[0], dim=0)
     down = torch.stack((-across[1], across[0]))
-    middle = (upper[0] + upper[-1]) / 2
-    half_width = (upper[-1] - upper[0]).norm() / 2 / pixels_per_cm
-    u = ((pixels - middle) @ across) / pixels_per_cm
-    v = ((pixels - upper[len(upper) // 2]) @ down) / pixels_per_cm
-    side = (u / half_width.clamp_min(0.5)).abs()
-    teeth_edge = TEETH_SHOWN_CM * (1 - 0.6 * side.square())
-    teeth = torch.sigmoid((teeth_edge - v) * 1.2 * pixels_per_cm) * torch.sigmoid((0.85 - side) * 14)
-    gaps = 1 - 0.18 * torch.exp(-(((u / TOOTH_WIDTH_CM + 0.5) % 1 - 0.5) / 0.07).square())
-    tooth_shade = gaps * (1 - 0.45 * side.square()) * (0.86 + 0.14 * torch.tanh(v * 4))
-    tongue = torch.sigmoid((v - 1.1 - 0.5 * side.square()) * 3.0) * (1 - 0.6 * side.square()).clamp_min(0)
-    throat, tongue_colour, enamel = (
-        layer.new_tensor(colour)[:, None, None] * light[:, None, None]
-        for colour in (THROAT_COLOUR, TONGUE_COLOUR, TEETH_COLOUR)
-    )
-    painted = throat + (tongue_colour - throat) * tongue * 0.75
-    painted = painted + (enamel * tooth_shade - painted) * teeth
+    half_mouth = float((upper[-1] - upper[0]).norm() / 2 / pixels_per_cm)
+    size = min(max(half_mouth / RESTING_HALF_MOUTH_CM, 0.7), 1.15)
+    u = ((pixels - (upper[0] + upper[-1]) / 2) @ across) / (pixels_per_cm * size)
+    v = ((pixels - upper[len(upper) // 2]) @ down) / (pixels_per_cm * size)
+    sharpness = 1.2 * pixels_per_cm * size
+    edge = TEETH_SHOWN_CM + lip_rise / size
+
+    picture = image[:, rows, columns]
     opening = points_in_polygon(pixels, torch.cat((upper, lower.flip(0)[1:-1])))
+    enamel, tooth_like = _own_teeth(picture, opening, pixels_per_cm, light)
+    gum, throat, tongue = (skull.new_tensor(colour) * light for colour in (GUM_COLOUR, THROAT_COLOUR, TONGUE_COLOUR))
+    cheeks = (u.abs() / 3.2).clamp(max=1).square()
+    dark = throat[:, None, None] * (0.55 + 0.9 * cheeks) * (1 - 0.35 * smoothstep((v - 1.5) / 3))
+    teeth, covered = upper_row(u, v - edge, enamel, gum, sharpness)
+    skull[:3, rows, columns] = dark + (teeth - dark) * covered
+    skull[5, rows, columns] = 1 - covered
+
+    below_edge = v - (edge - OVERBITE_CM + jaw_drop / size)
+    row, row_covered = lower_row(u, below_edge, enamel, gum, sharpness)
+    arch = 1 - (u / 2.3).square()
+    share = smoothstep((below_edge + TONGUE_CM * arch) / 0.6) * (arch > 0)
+    groove = 1 - 0.12 * torch.exp(-(u / 0.22).square())
+    surface = tongue[:, None, None] * groove * (0.62 + 0.38 * smoothstep(1 + below_edge / TONGUE_CM))
+    jaw[:3, rows, columns] = surface + (row - surface) * row_covered
+    jaw[3, rows, columns] = torch.maximum(row_covered, 0.95 * share)
+
     # Between nearly closed lips the photo shows lip, not mouth.
     gap = (lower - upper)[1:-1].norm(dim=1).mean()
-    keep = _soften(opening, grow=1, blur=1) * ((gap - SLIT_PIXELS) / SLIT_PIXELS).clamp(0, 1)
-    layer[:, rows, columns] = painted + (image[:, rows, columns] - painted) * keep
+    keep = _blurred(F.max_pool2d(opening[None].float(), 3, 1, 1), 1)[0] * ((gap - SLIT_PIXELS) / SLIT_PIXELS).clamp(
+        0, 1
+    )
+    skull[3, rows, columns] = keep * tooth_like
+    skull[4, rows, columns] = keep * (1 - tooth_like)
+    skull[5, rows, columns] *= 1 - keep * tooth_like
+
+
+def _own_teeth(picture: Tensor, opening: Tensor, pixels_per_cm: float, light: Tensor) -> tuple[Tensor, Tensor]:
+    """Colour of the teeth [3], the photograph's own where it shows any, and where it shows them, [h w] in [0, 1]."""
+    value = picture.amax(0)
+    saturation = (value - picture.amin(0)) / value.clamp_min(0.02)
+    bright = torch.sigmoid((value - 0.5 * light.mean()) / 0.04) * torch.sigmoid((0.42 - saturation) / 0.04)
+    tooth_like = bright * opening
+    area = tooth_like.sum() / pixels_per_cm**2
+    plain = picture.new_tensor(TEETH_COLOUR) * light
+    if area < TEETH_SEEN:
+        return plain, torch.zeros_like(tooth_like)
+    own = (picture * tooth_like).sum((1, 2)) / tooth_like.sum()
+    near = _blurred(tooth_like[None], 0.1 * pixels_per_cm)[0]
+    # The brightest teeth are those in front, which the mean of all understates.
+    return (own * 1.1).clamp(max=1), smoothstep(2.5 * near)
 
 
 def _paint_eye(
-    layer: Tensor,
+    skull: Tensor,
     image: Tensor,
     points: Tensor,
     upper: tuple[int, ...],
@@ -120,26 +212,61 @@ def _paint_eye(
     contour = torch.cat((points[list(upper)], points[list(lower)].flip(0)[1:-1]))
     centre = points[iris[0]]
     radius = (points[list(iris[1:])] - centre).norm(dim=1).mean() * IRIS_MARGIN
-    width = (points[upper[-1]] - points[upper[0]]).norm()
-    rows, columns, pixels = _window(contour, 0.6 * float(width), image)
-    if pixels.numel() == 0:
-        return
+    width = float((points[upper[-1]] - points[upper[0]]).norm())
+    rows, columns, pixels = _window(contour, (EYE_REACH * width,) * 3, image)
     picture = image[:, rows, columns]
     opening = points_in_polygon(pixels, contour)
+    inner = smoothstep((_blurred(opening[None].float(), LASHES * width)[0] - 0.55) / 0.4) * opening
     distance = (pixels - centre).norm(dim=-1)
-    white = (opening & (distance > radius * 1.1)).float()
-    plain = layer.new_tensor(SCLERA_COLOUR) * light
-    seen = (picture * white).sum((1, 2)) + plain * MIN_SCLERA_PIXELS
-    sclera = (seen / (white.sum() + MIN_SCLERA_PIXELS))[:, None, None]
+    sclera = _continued(picture, inner * (distance > radius * 1.15), width, skull.new_tensor(SCLERA_COLOUR) * light)
     # An iris is much the same above and below: what the lids hide is taken from the other side of its centre.
     mirrored = pixels * pixels.new_tensor([1.0, -1.0]) + centre * pixels.new_tensor([0.0, 2.0])
     size = image.new_tensor([image.shape[2], image.shape[1]])
     reflected = F.grid_sample(image[None], (mirrored / size * 2 - 1)[None], align_corners=False)[0]
-    iris_pixels = (opening & (distance < radius * 0.95)).float()
+    iris_pixels = inner * (distance < radius * 0.95)
     iris_colour = ((picture * iris_pixels).sum((1, 2)) + 0.15 * light) / (iris_pixels.sum() + 1)
     seen_mirrored = points_in_polygon(mirrored, contour).float()
     disc_fill = iris_colour[:, None, None] + (reflected - iris_colour[:, None, None]) * seen_mirrored
     disc = torch.sigmoid((radius - distance) * 2.0)
-    painted = sclera + (disc_fill - sclera) * disc
-    keep = _soften(opening, grow=0, blur=1) * opening
-    layer[:, rows, columns] = painted + (picture - painted) * torch.maximum(keep, opening.float())
+    skull[:3, rows, columns] = sclera + (disc_fill - sclera) * disc
+    skull[3, rows, columns] = inner
+    skull[4, rows, columns] = opening.float() - inner
+    skull[5, rows, columns] = 0
+
+
+def _paint_lid(
+    lids: Tensor,
+    image: Tensor,
+    points: Tensor,
+    upper: tuple[int, ...],
+    lower: tuple[int, ...],
+    crease: tuple[int, ...],
+) -> None:
+    """What an open lid folds away, from the skin around: the strip that is seen would be drawn out to streaks."""
+    contour = torch.cat((points[list(upper)], points[list(lower)].flip(0)[1:-1]))
+    width = float((points[upper[-1]] - points[upper[0]]).norm())
+    rows, columns, pixels = _window(contour, (EYE_REACH * width,) * 3, image)
+    picture = image[:, rows, columns]
+    opening = points_in_polygon(pixels, contour)
+    strip = points_in_polygon(pixels, torch.cat((points[list(upper)], points[list(crease)].flip(0))))
+    lashes, covered, around = (
+        _blurred(mask[None].float(), reach * width)[0]
+        for mask, reach in ((opening, LASH_LINE), (opening | strip, CREASE_FADE), (opening | strip, SKIN_AROUND))
+    )
+    # Lit skin more than what lies in a fold's shade.
+    skin = ((covered < 0.02) & (around > 0)) * picture.amax(0)
+    plain = (picture * skin).sum((1, 2)) / skin.sum().clamp_min(1e-3)
+    lids[:3, rows, columns] = _continued(picture, skin, width, plain)
+    lids[3, rows, columns] = (1 - smoothstep(lashes / 0.3)) * smoothstep(covered / 0.6)
+
+
+def _continued(picture: Tensor, known: Tensor, width: float, plain: Tensor) -> Tensor:
+    """A picture's smooth colours [3 h w] beyond where they are ``known`` [h w]: what is near, from afar their mean."""
+    known = known[None].float()
+    mean = ((picture * known).sum((1, 2)) + plain * MIN_SCLERA_PIXELS) / (known.sum() + MIN_SCLERA_PIXELS)
+    result = mean[:, None, None].expand_as(picture)
+    for reach in (0.3, 0.1):
+        weight = _blurred(_blurred(known, reach * width), reach * width)
+        near = _blurred(_blurred(picture * known, reach * width), reach * width) / weight.clamp_min(1e-4)
+        result = result + (near - result) * (weight / (weight + 0.03))
+    return result

@@ -17,51 +17,8 @@ import torch
 from torch import Tensor
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
-
-LANDMARKS = 478
-"""Landmarks of a face: 468 on the mesh, then five for the right iris and five for the left."""
-MESH_LANDMARKS = 468
-INNER_LIPS_UPPER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
-INNER_LIPS_LOWER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
-OUTER_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 314, 17, 84, 181, 91, 146)
-UPPER_LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (263, 466, 388, 387, 386, 385, 384, 398, 362))
-"""Upper lid contours of the subject's right and left eye, outer corner first."""
-LID_CREASES = ((247, 30, 29, 27, 28, 56, 190), (467, 260, 259, 257, 258, 286, 414))
-"""The row of landmarks above the upper lids, outermost first; one above each lid landmark but the corners."""
-LOWER_LIDS = ((33, 7, 163, 144, 145, 153, 154, 155, 133), (263, 249, 390, 373, 374, 380, 381, 382, 362))
-IRISES = ((468, 469, 470, 471, 472), (473, 474, 475, 476, 477))
-"""Iris landmarks of the subject's right and left eye, centre first."""
-
-READING_GAINS = {
-    "eyeBlink": 1.9,
-    "eyeLookDown": 1.6,
-    "eyeLookIn": 2.1,
-    "eyeLookOut": 2.1,
-    "eyeLookUp": 1.7,
-    "eyeSquint": 2.4,
-    "eyeWide": 1.8,
-    "browDown": 1.6,
-    "browInnerUp": 1.85,
-    "browOuterUp": 1.8,
-    "jawOpen": 1.35,
-    "mouthDimple": 1.7,
-    "mouthFrown": 2.0,
-    "mouthFunnel": 2.2,
-    "mouthLowerDown": 1.2,
-    "mouthPress": 2.0,
-    "mouthPucker": 2.2,
-    "mouthRollLower": 1.75,
-    "mouthRollUpper": 1.8,
-    "mouthShrugLower": 1.8,
-    "mouthShrugUpper": 1.9,
-    "mouthSmile": 1.15,
-    "mouthStretch": 1.4,
-    "mouthUpperUp": 1.5,
-}
-"""How much further than the regression says an action must move for the landmarker to read it back in full, by name
-without side. Its landmarks lean towards what is usual in the skin around them, so they understate a warp."""
-GAZE_REACH_CM = {"eyeLookUp": (0.0, -0.6), "eyeLookDown": (0.0, 0.6)}
-"""Travel of the iris, right and down, at coefficient 1, where lids that follow the gaze hide it from the regression."""
+from flashportrait.rig.expression import READING_GAINS, anatomical, stem_of
+from flashportrait.rig.landmarks import LANDMARKS, MESH_LANDMARKS
 
 
 @dataclass(frozen=True)
@@ -92,14 +49,17 @@ class FaceMesh:
         """The 36 landmarks of the mesh's boundary, in order around the face."""
         return boundary_loop(self.triangles)
 
-    def displacement(self, own: Tensor, target: Tensor) -> Tensor:
+    def displacement(self, own: Tensor, target: Tensor, proportions: Tensor | None = None) -> Tensor:
         """Displacement of the landmarks [t 478 3] in centimetres, from coefficients ``own`` [51] to ``target`` [t 51].
 
         Gains apply to actions that grow. An action that fades ends at rest, where the regression puts it: going
         further would leave no trace in the reading, which stops at 0. Gaze has no rest, so its gains always apply.
+        ``proportions`` [51]: how far each action moves a face, in units of the average face's.
         """
         change = target - own
         two_way = torch.tensor([name.startswith("eyeLook") for name in BLENDSHAPE_NAMES], device=change.device)
+        if proportions is not None:
+            change = change * proportions
         change = change * torch.where((change > 0) | two_way, self.gains, torch.ones_like(self.gains))
         return torch.einsum("tc,cnd->tnd", change, self.expression_basis)
 
@@ -120,12 +80,13 @@ def load_face_mesh() -> FaceMesh:
     """The mesh that ships with the package, on the CPU."""
     with resources.files(__package__).joinpath("face_mesh.npz").open("rb") as file, np.load(file) as arrays:
         canonical_face = torch.from_numpy(arrays["canonical_face"]).float()
+        gains = torch.tensor([READING_GAINS.get(stem_of(name), 1.0) for name in BLENDSHAPE_NAMES])
         return FaceMesh(
             triangles=torch.from_numpy(arrays["triangles"]).long(),
             canonical_face=canonical_face,
             neutral_face=torch.from_numpy(arrays["neutral_face"]).float(),
-            expression_basis=_calibrated(torch.from_numpy(arrays["expression_basis"]).float(), canonical_face),
-            gains=torch.tensor([READING_GAINS.get(_stem(name), 1.0) for name in BLENDSHAPE_NAMES]),
+            expression_basis=anatomical(torch.from_numpy(arrays["expression_basis"]).float(), gains, canonical_face),
+            gains=gains,
             pose_weights=torch.from_numpy(arrays["pose_weights"]).float(),
             mirror=torch.from_numpy(arrays["mirror"]).long(),
         )
@@ -136,45 +97,6 @@ def average_landmarks(center: tuple[float, float], height: float) -> Tensor:
     mesh = load_face_mesh()
     rows = mesh.canonical_face[:MESH_LANDMARKS, 1]
     return mesh.neutral_face * (height / (rows.amax() - rows.amin())) + torch.tensor([*center, 0.0])
-
-
-def _stem(name: str) -> str:
-    """A coefficient's name without its side."""
-    return name.removesuffix("Left").removesuffix("Right")
-
-
-def _region(name: str, canonical_face: Tensor) -> Tensor:
-    """How much of an action each landmark takes: 1 where its muscles are, 0 where the regression found coincidences.
-
-    [478], smooth between.
-    """
-    y = canonical_face[:, 1]
-    if name.startswith("eye"):
-        iris = IRISES[int(name.endswith("Left"))]
-        reach = 3.2 if name.startswith("eyeSquint") else 2.2
-        return 1 - smoothstep(((canonical_face[:, :2] - canonical_face[iris[0], :2]).norm(dim=1) - reach) / 1.6)
-    if name.startswith("brow"):
-        return 1 - smoothstep((y + 2.2) / 2.4)
-    return smoothstep((y + 2.8) / 3.3)
-
-
-def smoothstep(x: Tensor) -> Tensor:
-    """0 below 0, 1 above 1, smooth between."""
-    x = x.clamp(0, 1)
-    return x * x * (3 - 2 * x)
-
-
-def _calibrated(basis: Tensor, canonical_face: Tensor) -> Tensor:
-    """The regressed basis [51 478 3], each action kept to its region, with ``GAZE_REACH_CM``."""
-    basis = basis.clone()
-    for row, name in enumerate(BLENDSHAPE_NAMES):
-        stem, side = _stem(name), int(name.endswith("Left"))
-        basis[row] *= _region(name, canonical_face)[:, None]
-        if stem in GAZE_REACH_CM:
-            corners = basis[row, [UPPER_LIDS[side][0], UPPER_LIDS[side][-1]], :2].mean(0)
-            reach = basis.new_tensor(GAZE_REACH_CM[stem]) / READING_GAINS[stem]
-            basis[row, list(IRISES[side]), :2] = corners + reach
-    return basis
 
 
 def fit_similarity(points: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashportrait.rig.interior import SLIT_PIXELS
-from flashportrait.rig.mesh import (
+from flashportrait.rig.expression import smoothstep
+from flashportrait.rig.face import Expression, ExpressiveFace, with_lower_rims
+from flashportrait.rig.interior import SLIT_PIXELS, paint_layers
+from flashportrait.rig.landmarks import (
     INNER_LIPS_LOWER,
     INNER_LIPS_UPPER,
     IRISES,
@@ -24,34 +26,27 @@ from flashportrait.rig.mesh import (
     MESH_LANDMARKS,
     OUTER_LIPS,
     UPPER_LIDS,
-    load_face_mesh,
-    smoothstep,
 )
+from flashportrait.rig.mesh import load_face_mesh
 from flashportrait.rig.pose import GUIDE_REACH, fit_head, limit_motion, rotation_matrices
 from flashportrait.rig.rasterizer import barycentric_maps, rasterize
-from flashportrait.rig.texture import PhotoTexture
+from flashportrait.rig.rings import OVERHANG, RINGS, place_rings, ring_triangles
+from flashportrait.rig.texture import SHADE_CM, PhotoTexture
 
 RIG_PIXELS = 2
 """A picture is turned from one this much larger than the frames drawn, so that drawing anew costs no sharpness."""
 DEPTH_GAIN = 1.3
 """Correction of the landmarks' depths, calibrated so that a head turned by an angle is read as turned by it."""
-RINGS = (0.05, 0.12, 0.22, 0.35, 0.5, 0.7, 1.0)
-"""Rings around the face, as fractions of the way from its outline to beyond the picture's border."""
-OVERHANG = 0.15
-"""How far beyond the picture's border the last ring lies, in units of its side, where the border may move."""
 ROOM_SHARE = 0.5
 """Of the way from the face's outline to a border that stays still, how much the head may move towards it: what lies
 between is squeezed."""
-RING_DEPTH_CM = 2.0
-"""How far behind the face's outline the rings lie: little enough for hair to turn with the face without folding."""
-UPPER_LIP_SHARE = 0.35
-"""The upper lip's part in closing a gap between the lips."""
-MAX_OPENNESS = 1.6
-"""Widest opening of the lids, over the photo's own."""
-CREASE_SHARE = 0.35
-"""How far the skin above an upper lid follows it down, so that a closed lid is made of more than its darkest edge."""
 STRETCHED = 0.5
 """Share of the photo's area from which on what is drawn is called stretched."""
+
+AS_IT_IS_CM = 0.3
+"""Change of the gap between the lips after which nothing behind them is as in the photo."""
+LIDS_AS_THEY_ARE = 0.25
+"""The same for the lids, in units of the photo's own opening."""
 GAZE_LIMIT = (0.3, 0.22)
 """Largest shift of an iris across and along the picture, in units of the eye's width."""
 
@@ -95,17 +90,21 @@ class PhotoRig:
         self.mesh, self.own_row = mesh, own_row
         self.shape = image.new_tensor([image.shape[2], image.shape[1]])
         """Width and height of the photo."""
-        landmarks = landmarks.float()
+        landmarks = with_lower_rims(landmarks.float())
         self.scale, self.rotation, self.centre = fit_head(landmarks, mesh)
         self.lift = landmarks.new_tensor([1.0, 1.0, DEPTH_GAIN])
         self.head = ((landmarks - self.centre) * self.lift) @ self.rotation / self.scale
-        self.texture = PhotoTexture(image, landmarks, float(self.scale))
+        self.face = ExpressiveFace(mesh, self.head, own_row[6:])
+        self.texture = PhotoTexture(
+            image, paint_layers(image, landmarks, float(self.scale), self.face.lip_rise, self.face.jaw_drop)
+        )
         self.oval = mesh.oval
         self.room = self._room(landmarks) if still_border else None
         """Least and greatest x and y [2 2] of the head pose, where the border stays still."""
-        self.rings, self.ring_weight, self.ring_carry = self._place_rings(landmarks, 0.0 if still_border else OVERHANG)
-        strips = _ring_triangles(self.oval, len(RINGS), image.device)
-        self.triangles = torch.cat((mesh.triangles, strips))
+        self.rings, self.ring_weight, self.ring_carry = place_rings(
+            landmarks, self.oval, self.shape, self.rotation, self.scale, 0.0 if still_border else OVERHANG
+        )
+        self.triangles = torch.cat((mesh.triangles, ring_triangles(self.oval, image.device)))
         self.rest = torch.cat((landmarks, self.rings))
         self._mark_triangles()
 
@@ -120,28 +119,6 @@ class PhotoRig:
         height = self.mesh.canonical_face[:MESH_LANDMARKS, 1]
         return self.scale * (height.amax() - height.amin())
 
-    def _place_rings(self, landmarks: Tensor, overhang: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Positions [36 k 3], share of the head's motion [36 k 1] and of the outline's expression [36 k 1]."""
-        outline = landmarks[self.oval]
-        middle = outline[:, :2].mean(0)
-        ray = outline[:, :2] - middle
-        radius = ray.norm(dim=1, keepdim=True)
-        direction = ray / radius
-        beyond = overhang * self.shape
-        box = torch.where(direction > 0, self.shape + beyond - middle, middle + beyond)
-        reach = (box / direction.abs().clamp_min(1e-6)).amin(1, keepdim=True).maximum(1.6 * radius)
-        fraction = landmarks.new_tensor(RINGS)[:, None, None]
-        position = middle + direction * (radius + (reach - radius) * fraction)
-        back = (outline[:, 2].amax() - outline[:, 2:]).clamp(max=RING_DEPTH_CM * self.scale)
-        depth = outline[:, 2:] + back * (fraction / 0.5).clamp(max=1.0)
-        down = (direction @ self.rotation[:2, 1]).clamp_min(0)[:, None]
-        start, end = 0.22 * (1 - down), 1.0 - 0.35 * down
-        share = 1 - smoothstep((fraction - start) / (end - start))
-        carry = 1 - smoothstep(fraction / 0.35)
-        depth = depth.expand(len(RINGS), -1, -1)
-        rings = torch.cat((position, depth), -1).flatten(0, 1)
-        return rings, share.flatten(0, 1), carry.expand_as(share).flatten(0, 1)
-
     def _mark_triangles(self) -> None:
         mesh, total = self.mesh, len(self.triangles)
 
@@ -151,6 +128,9 @@ class PhotoRig:
         eyes = [list(upper) + list(lower)[1:-1] for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True)]
         rims = [list(upper) + list(lower)[-2:0:-1] for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True)]
         self.eye_holes = [pad(mesh.triangles_among(eye)) for eye in eyes]
+        self.lids = [
+            pad(torch.isin(mesh.triangles, mesh.triangles.new_tensor(crease)).any(1)) for crease in LID_CREASES
+        ]
         self.mouth_hole = pad(mesh.triangles_among(INNER_LIPS_UPPER + INNER_LIPS_LOWER))
         self.opening = self.mouth_hole | self.eye_holes[0] | self.eye_holes[1]
         self.is_face = pad(torch.ones(len(mesh.triangles), dtype=torch.bool, device=mesh.triangles.device))
@@ -166,7 +146,7 @@ class PhotoRig:
         motion = limit_motion(self.own_row, motion)
         frames, index, maps = self._animate(motion, height, width)
         covered = index.clamp_min(0)
-        head = self._expressive(self._with_strength(motion, strength))[0]
+        head = self.face(self._with_strength(motion, strength)[:, 6:]).head
         shown = self._corners(head, motion[:, :6], height, width)[..., :2]
         flow = _positions(index, shown.mT @ maps, (1.0, 1.0)) - _pixel_centres(height, width, index.device)
         flow = flow.masked_fill(self.opening[covered].unsqueeze(-1), torch.nan).permute(0, 3, 1, 2)
@@ -207,10 +187,9 @@ class PhotoRig:
         knows."""
         height, width = _height_width(size)
         motion = self.reachable(motion)
-        head, offsets = self._expressive(motion)
-        inner = (self.scale * head @ self.rotation.mT + self.centre)[..., :2]
-        texture, opened = self._texture_maps(inner, offsets)
-        _, index, maps = self._draw(head, motion[:, :6], texture, opened, height, width)
+        expression = self.face(motion[:, 6:])
+        texture, _ = self._texture_maps(expression)
+        index, maps = self._covered(self._corners(expression.head, motion[:, :6], height, width), height, width)
         own_area = self.shape.prod() / (height * width) * (-2 * (motion[:, 5:6] - self.own_row[5])).exp()
         area = torch.linalg.det((texture.mT @ maps)[..., :2]).abs() / own_area
         return _by_triangle(F.pad(area < STRETCHED, (0, 1)), index).unsqueeze(1)
@@ -218,26 +197,21 @@ class PhotoRig:
     def landmarks(self, motion: Tensor) -> Tensor:
         """Where the face's landmarks are in ``animate``'s pictures, in the photo's pixels, [t 478 3]."""
         motion = limit_motion(self.own_row, motion)
-        return self._pose(self._expressive(motion)[0], motion[:, :6])[:, :LANDMARKS]
+        return self._pose(self.face(motion[:, 6:]).head, motion[:, :6])[:, :LANDMARKS]
 
     def _with_strength(self, motion: Tensor, strength: float) -> Tensor:
         """Motion rows [t 57] whose expression is ``strength`` of the way from the photo's own."""
         own = self.own_row[6:]
         return torch.cat((motion[:, :6], own + strength * (motion[:, 6:] - own)), 1)
 
-    def _expressive(self, motion: Tensor) -> tuple[Tensor, Tensor]:
-        """Heads [t 478 3] with the expression of motion rows [t 57], and what moved each landmark before openings
-        were closed."""
-        offsets = self.mesh.displacement(self.own_row[6:], motion[:, 6:])
-        return self._close_openings(self.head + offsets, offsets), offsets
-
     def _animate(self, motion: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """As ``_draw``, of motion rows [t 57]."""
-        head, offsets = self._expressive(motion)
-        inner = (self.scale * head @ self.rotation.mT + self.centre)[..., :2]
-        texture, opened = self._texture_maps(inner, offsets)
-        frames, index, maps = self._draw(head, motion[:, :6], texture, opened, height, width)
-        self._soften_rims(frames, index, self._corners(head, motion[:, :6], height, width)[:, self.opening, :, :2])
+        expression = self.face(motion[:, 6:])
+        corners = self._corners(expression.head, motion[:, :6], height, width)
+        texture, opened = self._texture_maps(expression)
+        jaw = (self.scale * expression.jaw @ self.rotation.mT)[:, :2]
+        frames, index, maps = self._draw(corners, texture, opened, jaw, height, width)
+        self._soften_rims(frames, index, corners[:, self.opening, :, :2])
         return frames, index, maps
 
     def _soften_rims(self, frames: Tensor, index: Tensor, corners: Tensor) -> None:
@@ -254,50 +228,33 @@ class PhotoRig:
         """The photo with its head posed by head pose columns [t 6], its expression its own.  [t 3 h w]"""
         count = len(head_pose)
         texture = self.rest[self.triangles, :2].expand(count, -1, -1, -1)
-        closed = torch.zeros_like(self.opening).expand(count, -1)
-        return self._draw(self.head.expand(count, -1, -1), head_pose, texture, closed, height, width)[0]
+        corners = self._corners(self.head.expand(count, -1, -1), head_pose, height, width)
+        return self._draw(corners, texture, texture.new_zeros(texture.shape[:2]), None, height, width)[0]
 
     def _draw(
-        self, head: Tensor, head_pose: Tensor, texture: Tensor, opened: Tensor, height: int, width: int
+        self, corners: Tensor, texture: Tensor, opened: Tensor, jaw: Tensor | None, height: int, width: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Frames [t 3 h w], the triangle at each pixel [t h w] and ``barycentric_maps`` of posed heads.
 
-        head: [t 478 3]; texture: each triangle's corners [t f 3 2] in the photo; opened: [t f] bool, which triangles
-        show the inside of mouth or eyes.
+        corners: [t f 3 3] of triangles; texture: the same [t f 3 2] in the photo; opened, jaw: as the texture takes
+        them, by triangle [t f] and frame [t 2].
         """
-        corners = self._corners(head, head_pose, height, width)
-        maps = barycentric_maps(corners[..., :2])
-        index = rasterize(corners, maps, height, width)
+        index, maps = self._covered(corners, height, width)
         pixel = tuple((self.shape / self.shape.new_tensor([width, height])).tolist())
         places = _positions(index, texture.mT @ maps, pixel)
         inside = _by_triangle(F.pad(opened, (0, 1)), index)
-        return self.texture.sample(places, inside, max(1, round(pixel[0]))), index, maps
+        shade = SHADE_CM * float(self.scale) / pixel[0]
+        return self.texture.sample(places, inside, jaw, max(1, round(pixel[0])), shade), index, maps
+
+    def _covered(self, corners: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """The triangle at each pixel [t h w], and ``barycentric_maps``."""
+        maps = barycentric_maps(corners[..., :2])
+        return rasterize(corners, maps, height, width), maps
 
     def _corners(self, head: Tensor, head_pose: Tensor, height: int, width: int) -> Tensor:
         """Each triangle's corners [t f 3 3] in a frame's pixels, and their depth, of posed heads [t 478 3]."""
         corners = self._pose(head, head_pose)[:, self.triangles]
         return corners * F.pad(corners.new_tensor([width, height]) / self.shape, (0, 1), value=1.0)
-
-    def _close_openings(self, head: Tensor, offsets: Tensor) -> Tensor:
-        """Heads [t 478 3] whose lids open in proportion to the photo's own and whose lips don't cross."""
-        head = head.clone()
-        own = self.mesh.displacement(torch.zeros_like(self.own_row[6:]), self.own_row[None, 6:])[..., 1]
-        expected = self.mesh.neutral_face[:, 1] + torch.cat((own, own + offsets[..., 1]))
-        for upper, lower, crease in zip(UPPER_LIDS, LOWER_LIDS, LID_CREASES, strict=True):
-            up, low, above = list(upper[1:-1]), list(lower[1:-1]), list(crease)
-            gap = (expected[:, low] - expected[:, up]).mean(1)
-            openness = (gap[1:] / gap[0].clamp_min(0.1)).clamp(0, MAX_OPENNESS)
-            own_gap = (self.head[low, 1] - self.head[up, 1]).clamp_min(0)
-            lid = head[:, low, 1] - own_gap * openness[:, None]
-            head[:, above, 1] += CREASE_SHARE * (lid - self.head[up, 1]).clamp_min(0)
-            head[:, up, 1] = lid
-        up, low = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
-        gap = (expected[:, low] - expected[:, up]).clamp_min(0)
-        own_gap = (self.head[low, 1] - self.head[up, 1]).clamp_min(0)
-        excess = head[:, low, 1] - head[:, up, 1] - (own_gap + gap[1:] - gap[0]).clamp_min(0)
-        head[:, up, 1] += UPPER_LIP_SHARE * excess
-        head[:, low, 1] -= (1 - UPPER_LIP_SHARE) * excess
-        return head
 
     def _pose(self, head: Tensor, pose: Tensor) -> Tensor:
         """Vertices [t 478 + 36 k 3] in the photo's pixels from heads [t 478 3] and head pose columns [t 6]."""
@@ -312,27 +269,30 @@ class PhotoRig:
         rings = self.rings + self.ring_weight * (carried - self.rings) + self.ring_carry * expression
         return torch.cat((face, rings), 1)
 
-    def _texture_maps(self, inner: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each triangle's corners are in the photo [t f 3 2], and which show the inside of mouth or eyes [t f].
-
-        inner: landmarks [t 478 2] in the photo's pixels, as the expression moves them; offsets: as ``_expressive``'s.
-        """
+    def _texture_maps(self, expression: Expression) -> tuple[Tensor, Tensor]:
+        """Where each triangle's corners are in the photo [t f 3 2], and if it is open [t f], as the texture has it."""
+        inner = (self.scale * expression.head @ self.rotation.mT + self.centre)[..., :2]
         texture = self.rest[self.triangles, :2].expand(len(inner), -1, -1, -1).clone()
-        opened = self.opening.expand(len(inner), -1).clone()
-        gap = (inner[:, list(INNER_LIPS_LOWER[1:-1]), 1] - inner[:, list(INNER_LIPS_UPPER[1:-1]), 1]).mean(1)
-        own_gap = (self.rest[list(INNER_LIPS_LOWER[1:-1]), 1] - self.rest[list(INNER_LIPS_UPPER[1:-1]), 1]).mean()
-        closed = (gap < SLIT_PIXELS) & (own_gap < SLIT_PIXELS)
-        opened[:, self.mouth_hole] = ~closed[:, None]
+        opened = texture.new_zeros(texture.shape[:2])
+        upper_lip, lower_lip = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
+        gap = (inner[:, lower_lip, 1] - inner[:, upper_lip, 1]).mean(1)
+        own_gap = (self.rest[lower_lip, 1] - self.rest[upper_lip, 1]).mean()
+        closed = ((gap < SLIT_PIXELS) & (own_gap < SLIT_PIXELS))[:, None]
+        as_it_is = 1 - smoothstep((gap - own_gap).abs() / (AS_IT_IS_CM * self.scale))
+        opened[:, self.mouth_hole] = torch.where(closed, 0, 1 + as_it_is[:, None])
         mouth = inner[:, self.triangles[self.mouth_hole]]
-        texture[:, self.mouth_hole] = torch.where(closed[:, None, None, None], texture[:, self.mouth_hole], mouth)
-        for hole, upper, iris in zip(self.eye_holes, UPPER_LIDS, IRISES, strict=True):
+        texture[:, self.mouth_hole] = torch.where(closed[..., None, None], texture[:, self.mouth_hole], mouth)
+        for eye, (hole, upper, iris) in enumerate(zip(self.eye_holes, UPPER_LIDS, IRISES, strict=True)):
             corners = [upper[0], upper[-1]]
-            moved = offsets[:, list(iris)].mean(1) - offsets[:, corners].mean(1)
+            moved = expression.offsets[:, list(iris)].mean(1) - expression.offsets[:, corners].mean(1)
             width = self.scale * (self.head[corners[1]] - self.head[corners[0]]).norm()
             limit = width * moved.new_tensor(GAZE_LIMIT)
             shift = (self.scale * moved @ self.rotation.mT)[:, :2]
             shift = torch.maximum(torch.minimum(shift, limit), -limit)
             texture[:, hole] = inner[:, self.triangles[hole]] - shift[:, None, None]
+            change = (expression.openness[:, eye] - 1).abs() / LIDS_AS_THEY_ARE + (shift / limit).norm(dim=1)
+            opened[:, hole] = 2 - smoothstep(change)[:, None]
+            opened[:, self.lids[eye]] = (expression.openness[:, eye, None] - 1).clamp(max=0)
         return texture, opened
 
 
@@ -390,13 +350,3 @@ def _local_mean(x: Tensor) -> Tensor:
     x = F.pad(x, (1, 1, 1, 1), "replicate")
     x = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
     return (x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]) / 9
-
-
-def _ring_triangles(oval: list[int], rings: int, device: torch.device) -> Tensor:
-    """Two triangles for each quad between consecutive loops: the face's outline, then the rings."""
-    count = len(oval)
-    loops = torch.cat((torch.tensor(oval), LANDMARKS + torch.arange(rings * count))).view(rings + 1, count)
-    inner, outer = loops[:-1], loops[1:]
-    inner_next, outer_next = inner.roll(-1, 1), outer.roll(-1, 1)
-    first, second = torch.stack((inner, outer, outer_next), -1), torch.stack((inner, outer_next, inner_next), -1)
-    return torch.cat((first, second)).flatten(0, 1).to(device)

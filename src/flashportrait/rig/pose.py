@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashportrait.rig.mesh import MESH_LANDMARKS, FaceMesh, fit_similarity, load_face_mesh
+from flashportrait.rig.landmarks import MESH_LANDMARKS
+from flashportrait.rig.mesh import FaceMesh, fit_similarity, load_face_mesh
 
 TRUE_REACH = (math.radians(25), math.radians(18), math.radians(20), 0.12, 0.12, 0.15)
 """Largest change of each head pose column (yaw, pitch, roll, x and y in units of the face's height, log scale) from the

@@ -1,14 +1,20 @@
-"""Colours of a photograph by place: its surface, and inside mouth and eyes a second, painted layer."""
+"""Colours of a photograph by place: its surface, and inside mouth and eyes what is painted behind."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashportrait.rig.interior import paint_interior
+from flashportrait.rig.expression import smoothstep
+from flashportrait.rig.interior import Layers
 
-INTERIOR_REACH_CM = 4.0
-"""How far beyond the face's landmarks the painted layer goes on: jaws drop, and eyes roll."""
+SHADE_CM = 0.3
+"""How far lips and lids cast their shade on what lies behind; above, they do twice as far."""
+DARKEST = 0.35
+"""Light that reaches what lies right behind a rim."""
+
+Pyramid = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class PhotoTexture:
@@ -16,45 +22,90 @@ class PhotoTexture:
 
     Args:
         image: [3 h w] in [0, 1].
-        landmarks: [478 3] in its pixels.
-        pixels_per_cm: scale of the head in it.
+        layers: what is behind its mouth and eyes.
     """
 
-    def __init__(self, image: Tensor, landmarks: Tensor, pixels_per_cm: float) -> None:
-        height, width = image.shape[1:]
-        reach = INTERIOR_REACH_CM * pixels_per_cm
-        low = (landmarks[:, :2].amin(0) - reach).floor().long().tolist()
-        high = (landmarks[:, :2].amax(0) + reach).ceil().long().tolist()
-        left, top = (min(max(start, 0), side - 1) for start, side in zip(low, (width, height), strict=True))
-        right, bottom = (max(min(end, side), 1) for end, side in zip(high, (width, height), strict=True))
-        self._corner = landmarks.new_tensor([left, top])
-        part = image[:, top : max(bottom, top + 1), left : max(right, left + 1)]
-        interior = paint_interior(part, landmarks - F.pad(self._corner, (0, 1)), pixels_per_cm)
-        self._layers = image[None], interior[None]
-        self._smoothed: dict[int, tuple[Tensor, Tensor]] = {1: self._layers}
+    def __init__(self, image: Tensor, layers: Layers) -> None:
+        self._corner = layers.corner
+        self._pictures: dict[int, Pyramid] = {1: (image[None], layers.skull[None], layers.jaw[None], layers.lids[None])}
 
-    def sample(self, places: Tensor, inside: Tensor, texels: int) -> Tensor:
+    def sample(self, places: Tensor, opened: Tensor, jaw: Tensor | None, texels: int, shade_pixels: float) -> Tensor:
         """Colours [t 3 h w] at places [t h w 2] (x and y in the photograph's pixels), mirrored beyond its edges.
 
         Args:
             places: of every pixel of t frames.
-            inside: [t h w] bool, which pixels show the painted layer.
+            opened: [t h w] 0 on the surface; inside an opening 1, and up to 2 where it is as in the photograph; on an
+                upper lid -1 where it is closed, and up to 0 where it is as in the photograph.
+            jaw: how far the jaw has moved, [t 2] in the photograph's pixels; None where nothing is open.
             texels: rows and columns of the photograph that a pixel covers; it shows their mean.
+            shade_pixels: how far rims cast their shade, in the frames' pixels.
         """
-        if texels not in self._smoothed:
-            self._smoothed[texels] = tuple(F.avg_pool2d(layer, texels, stride=1) for layer in self._layers)
-        surface, interior = self._smoothed[texels]
+        if texels not in self._pictures:
+            self._pictures[texels] = tuple(F.avg_pool2d(layer, texels, stride=1) for layer in self._pictures[1])
+        surface = self._pictures[texels][0]
         places = places - (texels - 1) / 2
-        frames, height, width = inside.shape
+        frames, height, width = opened.shape
         colours = _look_up(surface, places.view(1, frames * height, width, 2)).view(3, -1)
-        pixels = inside.flatten().nonzero().squeeze(1)
-        if len(pixels):
-            seen = places.view(-1, 2).index_select(0, pixels) - self._corner
-            colours.index_copy_(1, pixels, _look_up(interior, seen.view(1, 1, -1, 2)).view(3, -1))
+        if jaw is not None:
+            self._open(colours, places, opened, jaw, texels, shade_pixels)
         return colours.view(3, frames, height, width).transpose(0, 1)
+
+    def _open(
+        self, colours: Tensor, places: Tensor, opened: Tensor, jaw: Tensor, texels: int, shade_pixels: float
+    ) -> None:
+        """Rewrites the surface's colours [3 t h w, flat] where mouth and eyes are open or lids closed.
+
+        Such pixels are few: everything is done on lists of them.
+        """
+        frames, height, width = opened.shape
+        changed = opened.view(-1).nonzero().squeeze(1)
+        state = opened.view(-1).index_select(0, changed)
+        for behind, chosen in ((True, state > 0), (False, state < 0)):
+            pixels, share = changed[chosen], state[chosen]
+            if len(pixels) == 0:
+                continue
+            photo = colours.index_select(1, pixels)
+            seen = places.view(-1, 2).index_select(0, pixels) - self._corner
+            if behind:
+                moved = seen - jaw.index_select(0, pixels // (height * width))
+                painted, kept = self._behind(texels, seen, moved, share - 1)
+                painted = painted * _shade(pixels, (frames, height, width), shade_pixels)
+            else:
+                painted, shown = _at(self._pictures[texels][3], seen).split((3, 1))
+                kept = 1 + shown * share
+            colours.index_copy_(1, pixels, painted + (photo - painted) * kept)
+
+    def _behind(self, texels: int, seen: Tensor, moved: Tensor, as_it_is: Tensor) -> tuple[Tensor, Tensor]:
+        """What is painted [3 n] behind openings at places ``seen`` [n 2], ``moved`` where the jaw's layer is looked up,
+        and the photograph's share [n]."""
+        _, skull, jaw, _ = self._pictures[texels]
+        painted, always, at_rest, behind = _at(skull, seen).split((3, 1, 1, 1))
+        before, covered = _at(jaw, moved).split((3, 1))
+        return painted + (before - painted) * (behind * covered), always + at_rest * as_it_is
+
+
+def _shade(pixels: Tensor, shape: tuple[int, int, int], reach: float) -> Tensor:
+    """Light at pixels [n] inside openings, from ``DARKEST`` behind their rims to 1.
+
+    pixels: numbers of all that are inside, in frames of ``shape``; reach: of the rims' shade, in pixels.
+    """
+    frames, height, width = shape
+    frame, row, column = pixels // (height * width), pixels // width % height, pixels % width
+    top, left = row.amin(), column.amin()
+    row, column, reach = row - top, column - left, max(1, round(reach))
+    inside = torch.zeros(frames, 1, int(row.amax()) + 1, int(column.amax()) + 1, device=pixels.device)
+    inside[frame, 0, row, column] = 1
+    inside = F.pad(inside, (reach, reach, 2 * reach, reach))
+    open_share = F.avg_pool2d(F.avg_pool2d(inside, (3 * reach + 1, 1), 1), (1, 2 * reach + 1), 1)
+    return DARKEST + (1 - DARKEST) * smoothstep((open_share[frame, 0, row, column] - 0.25) / 0.5)
+
+
+def _at(layer: Tensor, places: Tensor) -> Tensor:
+    """Values [c n] of a layer [1 c h w] at places [n 2] in its pixels."""
+    return _look_up(layer, places.view(1, 1, -1, 2)).view(layer.shape[1], -1)
 
 
 def _look_up(layer: Tensor, places: Tensor) -> Tensor:
-    """Colours [1 3 a b] of a layer [1 3 h w] at places [1 a b 2] in its pixels."""
+    """Colours [1 c a b] of a layer [1 c h w] at places [1 a b 2] in its pixels."""
     grid = places * (2 / places.new_tensor([layer.shape[3], layer.shape[2]])) - 1
     return F.grid_sample(layer, grid, padding_mode="reflection", align_corners=False)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import ROW_INDICES
-from flashportrait.rig.mesh import LANDMARKS, load_face_mesh, mirrored_coefficients
+from flashportrait.rig.landmarks import LANDMARKS
+from flashportrait.rig.mesh import load_face_mesh, mirrored_coefficients
 from flashportrait.rig.photo import WarpResult, animate_photo
 from flashportrait.rig.pose import head_angles, head_pose_limits
 

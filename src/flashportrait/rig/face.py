@@ -1,0 +1,162 @@
+"""One face's expressions: its landmarks moved by coefficients in its own proportions, lids and lips that close."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flashportrait.face.motion import BLENDSHAPE_NAMES
+from flashportrait.rig.expression import CHIN
+from flashportrait.rig.landmarks import (
+    INNER_LIPS_LOWER,
+    INNER_LIPS_UPPER,
+    LID_CREASES,
+    LOWER_LIDS,
+    OUTER_LIPS,
+    UPPER_LIDS,
+)
+from flashportrait.rig.mesh import FaceMesh
+
+UPPER_LIP_SHARE = 0.35
+"""The upper lip's part in closing a gap between the lips."""
+OPENNESS = (0.04, 1.35)
+"""Least and widest opening of the lids, over the photo's own: between closed lids remains a line."""
+CREASE_SHARE = 0.4
+"""How far the skin above an upper lid follows it down, so that a closed lid is made of more than its darkest edge."""
+LIP_RISE = 0.4
+"""How much of the way from the upper lip to the nose the lip can rise."""
+PROPORTION_RANGE = (0.7, 1.2)
+"""Of a face's own lengths to the average face's, by which its actions are measured."""
+
+LID_RIM = 0.035
+"""How far below the lower lids' landmarks the white of an eye reaches, in units of the eye's width."""
+
+UPPER_LIP = tuple(sorted({*INNER_LIPS_UPPER[1:-1], *OUTER_LIPS[1:10]}))
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A face with some expressions, in the head frame."""
+
+    head: Tensor
+    """Landmarks [t 478 3], centimetres."""
+    offsets: Tensor
+    """What moved each landmark before openings were closed, [t 478 3]."""
+    openness: Tensor
+    """Of the subject's right and left lids, in units of the photo's own, [t 2]."""
+
+    @property
+    def jaw(self) -> Tensor:
+        """How far the jaw has moved, [t 3]."""
+        return self.offsets[:, list(CHIN)].mean(1)
+
+
+class ExpressiveFace:
+    """A face whose landmarks coefficients move.
+
+    Args:
+        mesh: the landmark mesh.
+        head: the face's own landmarks in the head frame, [478 3] in centimetres.
+        own: its own coefficients [51].
+    """
+
+    def __init__(self, mesh: FaceMesh, head: Tensor, own: Tensor) -> None:
+        self.mesh, self.head, self.own = mesh, head, own
+        nothing = torch.zeros_like(own)
+        self.proportions = self._proportions(head - mesh.displacement(nothing, own[None])[0])
+        self._rest = mesh.displacement(nothing, own[None], self.proportions)[0]
+        """What moves each landmark from rest to where it is in the photo, [478 3]."""
+        self._below = [_interpolation(head, upper, lower) for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True)]
+
+    def _proportions(self, resting: Tensor) -> Tensor:
+        """How far each action moves this face, in units of the average face's, [51]."""
+        average = self.mesh.neutral_face
+
+        def ratio(first: int, second: int) -> float:
+            own, usual = (float((face[first, :2] - face[second, :2]).norm()) for face in (resting, average))
+            return min(max(own / usual, PROPORTION_RANGE[0]), PROPORTION_RANGE[1])
+
+        eyes = [ratio(upper[0], upper[-1]) for upper in UPPER_LIDS]
+        by_start = {"jaw": ratio(2, CHIN[0]), "mouth": ratio(OUTER_LIPS[0], OUTER_LIPS[10]), "eyeLook": sum(eyes) / 2}
+        return self.own.new_tensor(
+            [
+                next((value for start, value in by_start.items() if name.startswith(start)), 1.0)
+                for name in BLENDSHAPE_NAMES
+            ]
+        )
+
+    @property
+    def lip_rise(self) -> float:
+        """How far the upper lip is raised in the photo, in centimetres."""
+        return float((-self._rest[INNER_LIPS_UPPER[5], 1]).clamp(0, 0.8))
+
+    @property
+    def jaw_drop(self) -> float:
+        """How far the jaw is open in the photo, in centimetres."""
+        return float(self._rest[list(CHIN), 1].mean().clamp_min(0))
+
+    def __call__(self, coefficients: Tensor) -> Expression:
+        """The face with coefficients [t 51]."""
+        offsets = self._limited(self.mesh.displacement(self.own, coefficients, self.proportions))
+        head, openness = self._closed(self.head + offsets, offsets)
+        return Expression(head, offsets, openness)
+
+    def _limited(self, offsets: Tensor) -> Tensor:
+        """Offsets [t 478 3] by which the upper lip rises ``LIP_RISE`` of the way to the nose at most."""
+        most = LIP_RISE * (self.head[0, 1] - self.head[2, 1]).clamp_min(0.1)
+        rise = -offsets[:, 0, 1]
+        share = torch.where(rise > 0, torch.tanh(rise / most) * most / rise.clamp_min(1e-6), torch.ones_like(rise))
+        offsets = offsets.clone()
+        offsets[:, list(UPPER_LIP), 1] *= share[:, None]
+        return offsets
+
+    def _closed(self, head: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+        """Heads [t 478 3] whose lids open in proportion to the photo's own and whose lips don't cross; the lids'
+        openness [t 2]."""
+        own = self._rest[:, 1]
+        expected = self.mesh.neutral_face[:, 1] + torch.cat((own[None], own + offsets[..., 1]))
+        openness = []
+        for upper, lower, crease, below in zip(UPPER_LIDS, LOWER_LIDS, LID_CREASES, self._below, strict=True):
+            up, low, above = list(upper[1:-1]), list(lower[1:-1]), list(crease)
+            gap = (expected[:, low] - expected[:, up]).mean(1)
+            openness.append((gap[1:] / gap[0].clamp_min(0.1)).clamp(*OPENNESS))
+            own_gap = (below @ self.head[list(lower), 1] - self.head[up, 1]).clamp_min(0)
+            lid = head[:, list(lower), 1] @ below.mT - own_gap * openness[-1][:, None]
+            arch = 1 - torch.linspace(-1, 1, len(crease) + 2, device=head.device)[1:-1].square()
+            head[:, above, 1] += CREASE_SHARE * arch * (lid - self.head[up, 1]).clamp_min(0)
+            head[:, up, 1] = lid
+        up, low = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
+        gap = (expected[:, low] - expected[:, up]).clamp_min(0)
+        own_gap = (self.head[low, 1] - self.head[up, 1]).clamp_min(0)
+        excess = head[:, low, 1] - head[:, up, 1] - (own_gap + gap[1:] - gap[0]).clamp_min(0)
+        head[:, up, 1] += UPPER_LIP_SHARE * excess
+        head[:, low, 1] -= (1 - UPPER_LIP_SHARE) * excess
+        return head, torch.stack(openness, 1)
+
+
+def with_lower_rims(landmarks: Tensor) -> Tensor:
+    """Landmarks [478 3] of a photo with the lower lids where the white ends, so that none of it is left to the skin."""
+    landmarks = landmarks.clone()
+    for lower in LOWER_LIDS:
+        across = landmarks[lower[-1], :2] - landmarks[lower[0], :2]
+        down = torch.stack((-across[1], across[0])) * (LID_RIM * across[0].sign())
+        arch = torch.linspace(-1, 1, len(lower), device=landmarks.device).square()
+        landmarks[list(lower), :2] += (1 - arch)[:, None] * down
+    return landmarks
+
+
+def _interpolation(head: Tensor, upper: tuple[int, ...], lower: tuple[int, ...]) -> Tensor:
+    """Weights [7 9] that give the height of the lower lid's contour below each landmark of the upper, corners left out.
+
+    So a closed lid lies on the lower one, whatever the places of the two lids' landmarks.
+    """
+    along = head[list(lower), 0]
+    along = along if along[-1] > along[0] else -along
+    wanted = head[list(upper[1:-1]), 0] * (1 if head[lower[-1], 0] > head[lower[0], 0] else -1)
+    right = torch.searchsorted(along.contiguous(), wanted.contiguous()).clamp(1, len(along) - 1)
+    share = ((wanted - along[right - 1]) / (along[right] - along[right - 1]).clamp_min(1e-6)).clamp(0, 1)
+    weights = F.one_hot(right, len(along)) * share[:, None] + F.one_hot(right - 1, len(along)) * (1 - share)[:, None]
+    return weights.to(head)
