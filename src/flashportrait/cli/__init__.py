@@ -30,6 +30,9 @@ COMMANDS = {
     "bench": "measure what this machine does with a model, stage by stage",
     "fit-speed": "fit the speed dial to a model, from clips that it runs exactly",
     "evaluate hard": "build a set of hard performances whose right answer is known",
+    "evaluate self": "give videos back from their first frames: self-reenactment",
+    "evaluate cross": "carry performances to other people's portraits: cross-reenactment",
+    "evaluate long": "animate for minutes, to see what drifts",
 }
 """Of two words, where the first has more to choose from; a file named as the second is given as ``./hard``."""
 

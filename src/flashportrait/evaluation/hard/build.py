@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,7 +24,9 @@ from flashportrait.evaluation.hard.actors import Actor, DrawnActor, RigActor, fo
 from flashportrait.evaluation.hard.content import picture_digest, video_content
 from flashportrait.evaluation.hard.occlusion import draw_occlusions
 from flashportrait.evaluation.hard.recipe import KINDS, RATE, Performance, Recipe, standard_rows
+from flashportrait.evaluation.protocols import Entry, write_manifest, write_table
 from flashportrait.face.motion import MotionFeatures
+from flashportrait.files import sha256_of
 from flashportrait.inputs import FaceChoice, FramedPortrait, Framing, frame_portrait
 from flashportrait.media.place import written_whole
 from flashportrait.media.writer import VideoWriter
@@ -79,7 +80,7 @@ class HardSet:
             self._items.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"the folder '{folder}' can't be made ({error.strerror}): choose another") from error
-        digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in recipe.portraits}
+        digests = {path.name: sha256_of(path) for path in recipe.portraits}
         self._bind(recipe.to_dict(digests))
 
     def _bind(self, own: dict[str, Any]) -> None:
@@ -188,11 +189,16 @@ class HardSet:
     def write_tables(self) -> None:
         """Write manifests and table of what is there."""
         rows = self.table()
-        _write_csv(self.folder / TABLE, COLUMNS, rows)
+        write_table(self.folder / TABLE, COLUMNS, rows)
         for kind in (None, *KINDS):
             own = [row for row in rows if kind in (None, row["kind"])]
             path = self.folder / (MANIFEST if kind is None else f"{kind}.csv")
-            _write_csv(path, ("portrait", "driving", "result", "truth"), [_listed(row["name"]) for row in own])
+            write_manifest(path, [self._entry(row["name"]) for row in own])
+
+    def _entry(self, name: str) -> Entry:
+        item = self._items / name
+        result = self.folder / "results" / f"{name}.mp4"
+        return Entry(item / "portrait.png", item / "driving.mp4", result, item / "truth.mp4")
 
 
 def usable_portrait(path: Path, size: int) -> FramedPortrait:
@@ -226,23 +232,6 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
     if not rows or not {"name", "rows"} <= rows[0].keys():
         raise UserError(f"'{path}' has no columns name and rows: give a hashes.csv of a hard set")
     return {row["name"]: row for row in rows}
-
-
-def _listed(name: str) -> dict[str, str]:
-    folder = f"items/{name}"
-    return {
-        "portrait": f"{folder}/portrait.png",
-        "driving": f"{folder}/driving.mp4",
-        "result": f"results/{name}.mp4",
-        "truth": f"{folder}/truth.mp4",
-    }
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
-    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _in_order(draw: Callable[[int, Tensor], Tensor], rows: Tensor) -> Iterator[Tensor]:
