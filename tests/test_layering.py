@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "distributed": {"errors"},
     "flow": {"errors", "files", "distributed", "models", "weights", "face", "rig", "marking", "media", "sampling"},
     "training": {"errors", "models", "weights", "face", "rig", "avatars", "sampling"},
-    "evaluation": {"errors", "models", "weights", "face", "rig", "media", "sampling", "avatars", "flow"},
+    "evaluation": {"errors", "files", "models", "weights", "face", "rig", "media", "sampling", "avatars", "flow"},
     "job": {
         "errors",
         "files",

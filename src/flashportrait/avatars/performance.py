@@ -16,8 +16,8 @@ KINDS = ("calm", "talking", "large", "random", "mixed")
 _SYLLABLE_SECONDS = (0.2, 0.34)
 _BLINK_SECONDS = (0.15, 0.3)
 _HEAD_REACH = {"calm": 0.35, "talking": 0.5, "large": 1.0}
-"""Head motion of each kind as a share of ``_POSE_LIMITS``."""
-_POSE_LIMITS = dict(zip(HEAD_POSE_NAMES, (0.79, 0.44, 0.44, 0.16, 0.12, 0.16), strict=True))
+"""Head motion of each kind as a share of ``POSE_LIMITS``."""
+POSE_LIMITS = dict(zip(HEAD_POSE_NAMES, (0.79, 0.44, 0.44, 0.16, 0.12, 0.16), strict=True))
 """The furthest a head goes: radians, face heights, log scale."""
 
 # Mouth shapes of speech: coefficient of each at full articulation.
@@ -39,19 +39,26 @@ _SIDES = ("Left", "Right")
 
 
 def sample_performance(
-    frames: int, rate: float = 25.0, kind: str = "talking", generator: Generator | None = None
+    frames: int,
+    rate: float = 25.0,
+    kind: str = "talking",
+    generator: Generator | None = None,
+    *,
+    portable: bool = False,
 ) -> Tensor:
     """A performance of ``frames`` frames at ``rate`` frames a second.  [t 57]
 
     kind: "calm" (a listener), "talking", "large" (head to 45 degrees of yaw, 25 of pitch and roll, strong
     expressions), "random" (every frame independent, the whole expression space) or "mixed" (one of the first three).
+    portable: use arithmetic only that IEEE 754 rounds in one way, so that the rows are the same to the bit on every
+    machine; otherwise, and for "random", exponentials and sines may differ in their last digits.
     The head rests at the origin, so rows are relative to where the avatar's identity puts it.
     """
     if kind not in KINDS:
         raise ValueError(f"performance kind {kind!r}: give one of {', '.join(KINDS)}")
     if frames < 1:
         raise ValueError(f"a performance of {frames} frames: give at least 1")
-    actor = _Actor(frames, rate, generator)
+    actor = (_PortableActor if portable else _Actor)(frames, rate, generator)
     if kind == "mixed":
         kind = KINDS[actor.choice(3)]
     if kind == "random":
@@ -113,6 +120,10 @@ class _Actor:
         rise = _ease((self.seconds - start) / attack)
         return rise * (1 - _ease((self.seconds - start - attack - hold) / release))
 
+    def bell(self, time: Tensor, width: float) -> Tensor:
+        """1 at time 0, 0 beyond ``width``, smooth between."""
+        return 0.5 + 0.5 * torch.cos(math.pi * (time / width).clamp(-1, 1))
+
     def hold_mood(self) -> None:
         """What stays through a clip: a smile, raised or lowered brows, half-lowered lids."""
         for face, chance, low, high in _MOODS:
@@ -124,19 +135,19 @@ class _Actor:
 
     def move_head(self, reach: float) -> None:
         """Head held for a while, then turned to another pose; small sway all the time."""
-        for name, limit in _POSE_LIMITS.items():
+        for name, limit in POSE_LIMITS.items():
             self.add(name, 0.05 * reach * limit * self.smooth_noise(0.6))
-        pose = reach * 0.45 * self.normal(len(_POSE_LIMITS))
-        start, track = -self.uniform(0, 2), torch.zeros(self.frames, len(_POSE_LIMITS))
+        pose = reach * 0.45 * self.normal(len(POSE_LIMITS))
+        start, track = -self.uniform(0, 2), torch.zeros(self.frames, len(POSE_LIMITS))
         track += pose
         while (start := start + self.uniform(0.5, 2.4)) < self.frames / self.rate:
-            target = (reach * 0.62 * self.normal(len(_POSE_LIMITS))).clamp(-1, 1)
+            target = (reach * 0.62 * self.normal(len(POSE_LIMITS))).clamp(-1, 1)
             # People come back to the front more often than not.
             target = target * (0.25 if self.uniform() < 0.4 else 1.0)
             turn = _ease((self.seconds - start) / self.uniform(0.3, 0.9))
             track = track + turn[:, None] * (target - pose)
             pose = target
-        for index, (name, limit) in enumerate(_POSE_LIMITS.items()):
+        for index, (name, limit) in enumerate(POSE_LIMITS.items()):
             self.add(name, limit * track[:, index].clamp(-1, 1))
 
     def look_about(self, reach: float) -> None:
@@ -176,12 +187,12 @@ class _Actor:
                 time += self.uniform(0.3, 1.1)
                 phrase_end = time + self.uniform(1, 4)
             length = self.uniform(*_SYLLABLE_SECONDS)
-            vowel = _bell((self.seconds - time) / length - 0.62, 0.34)
+            vowel = self.bell((self.seconds - time) / length - 0.62, 0.34)
             shape = _VISEMES[self.choice(len(_VISEMES))]
             for name, value in shape.items():
                 self.add(name, effort * self.uniform(0.55, 1.1) * value * vowel)
             if self.uniform() < 0.5:
-                closure = _bell((self.seconds - time) / length - 0.02, 0.22)
+                closure = self.bell((self.seconds - time) / length - 0.02, 0.22)
                 for name, value in _CLOSURES[self.choice(len(_CLOSURES))].items():
                     self.add(name, self.uniform(0.6, 1.2) * value * closure)
             time += length
@@ -196,12 +207,35 @@ class _Actor:
             wink = self.uniform()
             weights = torch.tensor([1.0, 1.0] if wink < 0.92 else [1.0, 0.1] if wink < 0.96 else [0.1, 1.0])
             depth = self.uniform(0.65, 0.9)
-            shut = _bell((self.seconds - start) / length - 0.5, 0.5) * depth
+            shut = self.bell((self.seconds - start) / length - 0.5, 0.5) * depth
             closed = torch.maximum(closed, shut[:, None] * weights)
             start += length + (self.uniform(0.05, 0.2) if self.uniform() < 0.1 else self.uniform(1.3, 4.2))
         columns = _columns("eyeBlink")
         self._rows[:, columns] = torch.maximum(self._rows[:, columns].clamp_min(0), closed)
         _lower_lids(self._rows, closed)
+
+
+class _PortableActor(_Actor):
+    """The same with sums, products and quotients alone: no exponential, sine or convolution."""
+
+    def normal(self, *shape: int) -> Tensor:
+        """Nearly normal: twelve uniform numbers, less their mean (Irwin-Hall).  Of unit variance, within 6."""
+        total = self.uniforms(*shape) - 6
+        for _ in range(11):
+            total = total + self.uniforms(*shape)
+        return total
+
+    def smooth_noise(self, seconds: float) -> Tensor:
+        """Independent values ``seconds`` apart with smooth steps between them.  [t]"""
+        place = self.seconds / seconds + self.uniform()
+        before = place.floor().long()
+        values = self.normal(int(before[-1]) + 2)
+        step = _ease(place - before)
+        # Between two values the variance falls to half: 0.74 of it is left on average.
+        return (values[before] + step * (values[before + 1] - values[before])) * (1 / 0.86)
+
+    def bell(self, time: Tensor, width: float) -> Tensor:
+        return _ease(1 - (time / width).abs())
 
 
 _MOODS: tuple[tuple[dict[str, float], float, float, float], ...] = (
@@ -263,7 +297,7 @@ _MOUTHS: tuple[dict[str, float], ...] = (
 
 def _random_rows(actor: _Actor) -> Tensor:
     """Independent frames: each a pose, a brow, a mouth, a gaze, and lids, of any strength."""
-    count, limits = actor.frames, torch.tensor(list(_POSE_LIMITS.values()))
+    count, limits = actor.frames, torch.tensor(list(POSE_LIMITS.values()))
     rows = torch.zeros(count, BLENDSHAPES.width)
     near = (0.3 * actor.normal(count, len(limits))).clamp(-1, 1)
     wide = (actor.uniforms(count, 1) < 0.5).float()
@@ -339,8 +373,3 @@ def _ease(time: Tensor) -> Tensor:
     """0 before time 0, 1 after time 1, smooth between."""
     time = time.clamp(0, 1)
     return time * time * (3 - 2 * time)
-
-
-def _bell(time: Tensor, width: float) -> Tensor:
-    """1 at time 0, 0 beyond ``width``, smooth between."""
-    return 0.5 + 0.5 * torch.cos(math.pi * (time / width).clamp(-1, 1))

@@ -28,7 +28,7 @@ def over(base: Tensor, color: Tensor, alpha: Tensor) -> Tensor:
     return torch.lerp(base, color, alpha[:, None])
 
 
-def coverage(distance: Tensor, pixel: Tensor) -> Tensor:
+def coverage(distance: Tensor, pixel: Tensor | float) -> Tensor:
     """Share of a pixel inside a shape, given the signed distance of its centre (> 0 outside)."""
     return (0.5 - distance / pixel).clamp(0, 1)
 

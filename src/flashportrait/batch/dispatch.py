@@ -69,7 +69,9 @@ class Batch:
     ) -> None:
         self.outcomes = [Outcome(task) for task in tasks]
         """What became of each task, in order; complete when :meth:`run` has ended, however it ended."""
-        self._resume, self._tries, self._on_progress = resume, tries, on_progress
+        self.on_progress = on_progress
+        """Told how far the batch is."""
+        self._resume, self._tries = resume, tries
         for outcome in self.outcomes:
             if not outcome.task.job.restart and records.is_finished(outcome.task):
                 outcome.status = "done before"
@@ -175,7 +177,7 @@ class Batch:
             outcome.status = "cancelled"
 
     def _tell(self, **news: Any) -> None:
-        if self._on_progress is None:
+        if self.on_progress is None:
             return
         ended = [outcome for outcome in self.outcomes if outcome.status not in ("not started",)]
         done = sum(outcome.task.frames for outcome in ended if outcome.status != "done before")
@@ -185,7 +187,7 @@ class Batch:
         self._started = self._started or time.monotonic()
         elapsed = time.monotonic() - self._started
         left = elapsed / fraction * (1 - fraction) if fraction > JUDGED_FROM else None
-        self._on_progress(Progress(len(ended), len(self.outcomes), fraction, left, **news))
+        self.on_progress(Progress(len(ended), len(self.outcomes), fraction, left, **news))
 
 
 def _model(job: Job) -> tuple[Any, ...]:

@@ -30,7 +30,12 @@ COMMANDS = {
     "train": "train the embedded model from nothing",
     "bench": "measure what this machine does with a model, stage by stage",
     "fit-speed": "fit the speed dial to a model, from clips that it runs exactly",
+    "evaluate hard": "build a set of hard performances whose right answer is known",
+    "evaluate self": "give videos back from their first frames: self-reenactment",
+    "evaluate cross": "carry performances to other people's portraits: cross-reenactment",
+    "evaluate long": "animate for minutes, to see what drifts",
 }
+"""Of two words, where the first has more to choose from; a file named as the second is given as ``./hard``."""
 
 EXIT_INTERNAL, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 1, 2, 130, 141, 143
 
@@ -47,9 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Usage errors and ``--help`` leave through argparse's ``SystemExit``, with 2 and 0.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    command = next((word for word in argv if not word.startswith("-")), None)
+    joined = _join_words(argv)
+    command = next((word for word in joined if not word.startswith("-")), None)
     parser = build_parser(command)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(joined)
     args.argv = argv
     if args.command is None:
         parser.print_help()
@@ -83,11 +89,18 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         subparser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == command:
-            module = importlib.import_module(f"flashportrait.cli.{name.replace('-', '_')}")
+            module = importlib.import_module(f"flashportrait.cli.{name.replace('-', '_').replace(' ', '_')}")
             module.add_arguments(subparser)
             add_console_options(subparser)
             subparser.set_defaults(run=module.run)
     return parser
+
+
+def _join_words(argv: Sequence[str]) -> list[str]:
+    """The arguments with a command of two words as one of them."""
+    if len(argv) > 1 and f"{argv[0]} {argv[1]}" in COMMANDS:
+        return [f"{argv[0]} {argv[1]}", *argv[2:]]
+    return list(argv)
 
 
 class _Version(argparse.Action):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flashportrait.batch import Batch, BatchError, Fleet, Outcome, Progress, Row, Task, check_jobs, pair_jobs, read_jobs
+from flashportrait.batch import Batch, BatchError, Fleet, Outcome, Progress, Row, check_jobs, pair_jobs, read_jobs
 from flashportrait.batch.storage import is_address, write_text
 from flashportrait.batch.task import FILES, STATUSES
 from flashportrait.cli.console import Console
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--portrait", default=argparse.SUPPRESS, metavar="FILE", help="one picture for all")
     files.add_argument("--driving", default=argparse.SUPPRESS, metavar="FILE", help="one video or template for all")
     running = parser.add_argument_group("running")
-    running.add_argument("-j", "--workers", type=_positive, metavar="N", help="jobs at a time; default: 1")
+    running.add_argument("-j", "--workers", type=positive, metavar="N", help="jobs at a time; default: 1")
     running.add_argument(
         "--resume", action="store_true", help="go on with a batch: skip finished jobs, go on with others"
     )
@@ -54,24 +54,38 @@ def run(args: argparse.Namespace, console: Console) -> int:
     try:
         tasks = check_jobs(*_jobs(args))
     except BatchError as error:
-        return _refuse(error, console)
-    with _Bar(console) as bar:
-        batch = Batch(tasks, resume=args.resume, on_progress=bar)
-        _refuse_leftovers(batch.outcomes, args.resume)
-        bar.begin(batch.outcomes)
-        try:
-            if batch.due:
-                with _fleet(args, tasks, batch.due) as fleet:
-                    batch.run(fleet)
-        finally:
-            report = _report(batch.outcomes, time.monotonic() - started)
-            if args.report is not None:
-                write_text(str(args.report), json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    console.result(report, _told(report))
+        return refuse(error, console)
+    batch = Batch(tasks, resume=args.resume)
+    _refuse_leftovers(batch.outcomes, args.resume)
+    try:
+        run_batch(batch, console, args.workers, args.ray)
+    finally:
+        report = describe(batch.outcomes, time.monotonic() - started)
+        if args.report is not None:
+            write_text(str(args.report), json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    console.result(report, told(report))
     return EXIT_FAILED if report["failed"] else 0
 
 
-def _positive(text: str) -> int:
+def run_batch(batch: Batch, console: Console, workers: int | None = None, ray: str | None = None) -> None:
+    """Run what is due of a batch, showing how far it is.
+
+    Args:
+        batch: its outcomes are complete when this ends, however it ends.
+        console: told of it.
+        workers: jobs at a time; 1 unless given.
+        ray: address of a Ray cluster that runs them.
+    """
+    with _Bar(console) as bar:
+        batch.on_progress = bar
+        bar.begin(batch.outcomes)
+        if batch.due:
+            with _fleet(ray, workers, batch.due) as fleet:
+                batch.run(fleet)
+
+
+def positive(text: str) -> int:
+    """A number for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
     return int(text)
@@ -111,7 +125,7 @@ def _common(args: argparse.Namespace) -> dict[str, Any]:
     return {**values, **files}
 
 
-def _refuse(error: BatchError, console: Console) -> int:
+def refuse(error: BatchError, console: Console) -> int:
     """Show all mistakes, a line each."""
     from flashportrait.cli import EXIT_USAGE
 
@@ -138,14 +152,14 @@ def _refuse_leftovers(outcomes: Sequence[Outcome], resume: bool) -> None:
 
 
 @contextmanager
-def _fleet(args: argparse.Namespace, tasks: Sequence[Task], due: int) -> Iterator[Fleet]:
+def _fleet(ray: str | None, workers: int | None, due: int) -> Iterator[Fleet]:
     """Those who run the jobs; they share a folder for the drivers' motion while they do."""
     from tempfile import TemporaryDirectory
 
-    if args.ray is not None:
+    if ray is not None:
         from flashportrait.batch.cluster import RayFleet
 
-        fleet: Fleet = RayFleet(args.ray, args.workers)
+        fleet: Fleet = RayFleet(ray, workers)
         try:
             yield fleet
         finally:
@@ -154,7 +168,7 @@ def _fleet(args: argparse.Namespace, tasks: Sequence[Task], due: int) -> Iterato
     from flashportrait.batch import ProcessFleet
 
     with TemporaryDirectory(prefix="flashportrait-") as motions:
-        fleet = ProcessFleet(min(args.workers or 1, due), Path(motions))
+        fleet = ProcessFleet(min(workers or 1, due), Path(motions))
         try:
             yield fleet
         finally:
@@ -211,7 +225,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _report(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
+def describe(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
     """What became of all jobs, fit for JSON."""
     count = {status: sum(outcome.status == status for outcome in outcomes) for status in STATUSES}
     return {
@@ -221,7 +235,7 @@ def _report(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
     }
 
 
-def _told(report: dict[str, Any]) -> str:
+def told(report: dict[str, Any]) -> str:
     """The report in a line."""
     parts = [f"{report[status.replace(' ', '_')]} {status}" for status in STATUSES if report[status.replace(" ", "_")]]
     return f"{len(report['jobs'])} jobs: {', '.join(parts)}; {report['seconds']:.1f} s"
