@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "workers": {"errors", "confinement", "job"},
     "intake": {"errors", "confinement", "weights", "face", "media"},
     "batch": {"errors", "files", "job", "workers"},
+    "studio": {"errors", "files", "confinement", "job", "workers", "intake"},
     "cli": {
         "errors",
         "files",
@@ -66,6 +67,7 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation",
         "job",
         "batch",
+        "studio",
     },
 }
 """Part -> the parts it may import. ``flow`` is the pipeline and the modules beside it."""
