@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "intake": {"errors", "confinement", "weights", "face", "media"},
     "batch": {"errors", "files", "job", "workers"},
     "service": {"errors", "files", "confinement", "workers", "intake", "marking", "job"},
+    "studio": {"errors", "files", "confinement", "job", "workers", "intake"},
     "cli": {
         "errors",
         "files",
@@ -69,6 +70,7 @@ ALLOWED: dict[str, set[str]] = {
         "intake",
         "batch",
         "service",
+        "studio",
     },
 }
 """Part -> the parts it may import. ``flow`` is the pipeline and the modules beside it."""

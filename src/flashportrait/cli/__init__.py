@@ -19,6 +19,7 @@ from flashportrait.errors import UserError
 COMMANDS = {
     "animate": "animate a portrait from a driving video or a motion template",
     "resume": "go on with an animation that was interrupted",
+    "studio": "animate in the browser",
     "batch": "run many jobs from a table, or every portrait with every driver",
     "serve": "take jobs over HTTP, with a queue, keys and limits",
     "extract": "write the motion of a video to a template that animate takes in its place",

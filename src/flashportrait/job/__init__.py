@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flashportrait.job.convert import convert
 from flashportrait.job.fields import Setting
 from flashportrait.job.job import MODELS, Job, JobError, read_settings
 from flashportrait.job.models import ModelCache
@@ -25,6 +26,7 @@ __all__ = [
     "Setting",
     "Summary",
     "check",
+    "convert",
     "evaluate",
     "motion_key",
     "read_settings",

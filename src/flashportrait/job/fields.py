@@ -40,6 +40,8 @@ class Setting:
     metavar: str | None
     choices: tuple[str, ...]
     """The values there are, where they are few."""
+    bounds: tuple[float, float] | None
+    """Least and greatest of a number that has both."""
     default: Any
     required: bool
     bare: Any = None
@@ -85,6 +87,7 @@ def settings_of(kind: type) -> dict[str, Setting]:
             help=field.metadata["help"],
             metavar=field.metadata["metavar"],
             choices=field.metadata["read"].choices if isinstance(field.metadata["read"], Choice) else (),
+            bounds=field.metadata["read"].bounds if isinstance(field.metadata["read"], Number) else None,
             default=None if field.default is dataclasses.MISSING else field.default,
             required=field.default is dataclasses.MISSING,
             bare=field.metadata["bare"],
@@ -144,20 +147,31 @@ def whole(least: int, most: int | None = None, bounds: str | None = None) -> Rea
     return read
 
 
-def number(least: float | None = None, most: float | None = None) -> Read:
-    """A finite number within bounds."""
-    needed = f"give a number {_bounds(least, most)}".rstrip()
+@dataclass(frozen=True)
+class Number:
+    """Reads a finite number within bounds, which may be None."""
 
-    def read(value: Any) -> float:
+    least: float | None
+    most: float | None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Both, where there are both."""
+        return None if self.least is None or self.most is None else (self.least, self.most)
+
+    def __call__(self, value: Any) -> float:
         try:
             given = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else math.nan
         except (ValueError, OverflowError):
-            raise ValueError(needed) from None
-        if not math.isfinite(given) or not _within(given, least, most):
-            raise ValueError(needed)
+            given = math.nan
+        if not math.isfinite(given) or not _within(given, self.least, self.most):
+            raise ValueError(f"give a number {_bounds(self.least, self.most)}".rstrip())
         return given
 
-    return read
+
+def number(least: float | None = None, most: float | None = None) -> Number:
+    """A finite number within bounds."""
+    return Number(least, most)
 
 
 @dataclass(frozen=True)

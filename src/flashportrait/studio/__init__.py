@@ -1,0 +1,1 @@
+"""The studio: a page in the browser over :mod:`flashportrait.job`, with a queue and a history on disk."""
