@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -205,6 +206,10 @@ def test_what_is_no_work_directory_is_refused(tmp_path, content):
 def test_a_new_run_takes_the_place_of_an_old_one_but_of_nothing_else(tmp_path):
     collect(make(tmp_path / "work"), "causal")
     assert [file.name for file in make(tmp_path / "work").path.iterdir()] == ["manifest.json"]
+    # One that was killed while its first file was written has left a part of that.
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "manifest.json.part").write_text("{")
+    assert [file.name for file in make(tmp_path / "killed").path.iterdir()] == ["manifest.json"]
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "to-mother.txt").write_text("dear")
     with pytest.raises(UserError, match="in the way"):
@@ -238,3 +243,22 @@ def test_models_are_told_apart_by_their_weights():
     with torch.no_grad():
         model.weight.add_(1e-3)
     assert model_digest({"a": model}) != before
+
+
+def test_a_run_that_is_killed_while_it_removes_its_folder_leaves_a_runs_folder(tmp_path, monkeypatch):
+    work = make(tmp_path / "work")
+    for name in ("a", "window-0.safetensors", "z"):
+        (work.path / name).write_text("")
+    unlink = Path.unlink
+
+    def killed(file: Path) -> None:
+        if file.name == "window-0.safetensors":
+            raise KeyboardInterrupt
+        unlink(file)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        work.remove()
+    monkeypatch.undo()
+    assert WorkDirectory.is_one(work.path)
+    assert [file.name for file in make(work.path).path.iterdir()] == ["manifest.json"]

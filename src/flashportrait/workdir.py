@@ -44,6 +44,9 @@ from flashportrait.settings import SamplingSettings
 
 logger = logging.getLogger(__name__)
 
+MANIFEST = "manifest.json"
+PART_SUFFIX = ".part"
+"""Of a file that is being written."""
 SUFFIX = ".work"
 FORMAT_VERSION = 3
 STATE_INTERVAL_SECONDS = 10.0
@@ -79,7 +82,7 @@ class WorkDirectory:
             UserError: it can't be written, or something else is there.
         """
         path = Path(path)
-        if path.exists() and not (path / "manifest.json").is_file() and (not path.is_dir() or any(_content(path))):
+        if path.exists() and not _is_ours(path):
             raise UserError(f"{path} is in the way and is no work directory of ours; move it away")
         manifest = {
             "format": FORMAT_VERSION,
@@ -104,7 +107,7 @@ class WorkDirectory:
         """
         path = Path(path)
         try:
-            manifest = json.loads((path / "manifest.json").read_text())
+            manifest = json.loads((path / MANIFEST).read_text())
         except (OSError, ValueError) as error:  # no text, or no JSON
             raise UserError(f"'{path}' is not a work directory ({error}); give the folder OUT.mp4{SUFFIX}") from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
@@ -162,7 +165,7 @@ class WorkDirectory:
     @staticmethod
     def is_one(path: str | Path) -> bool:
         """Whether a folder looks like a run's."""
-        return (Path(path) / "manifest.json").is_file()
+        return (Path(path) / MANIFEST).is_file()
 
     @staticmethod
     def has_progress(path: str | Path) -> bool:
@@ -241,7 +244,7 @@ class WorkDirectory:
 
     def _write_manifest(self) -> None:
         with _disk_errors(self.path):
-            _write_whole(self.path / "manifest.json", json.dumps(self._manifest, indent=1).encode())
+            _write_whole(self.path / MANIFEST, json.dumps(self._manifest, indent=1).encode())
 
 
 def _content(path: Path) -> Iterator[Path]:
@@ -249,8 +252,16 @@ def _content(path: Path) -> Iterator[Path]:
     return (file for file in path.iterdir() if file.name != LOCK_NAME)
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether a folder is a run's: its manifest is there, or at most what a run that was killed left in its place."""
+    if (path / MANIFEST).is_file():
+        return True
+    return path.is_dir() and {file.name for file in _content(path)} <= {MANIFEST + PART_SUFFIX}
+
+
 def _empty(path: Path) -> None:
-    for file in _content(path):
+    """Remove what is in a run's folder; the manifest last, so that one who is killed here leaves a run's folder."""
+    for file in sorted(_content(path), key=lambda file: file.name == MANIFEST):
         if file.is_dir() and not file.is_symlink():
             shutil.rmtree(file)
         else:
@@ -269,7 +280,7 @@ def _is_whole(manifest: dict[str, Any]) -> bool:
 
 def _write_whole(file: Path, content: bytes) -> None:
     """Write a file so that, whatever happens, it holds either its old content or all of the new."""
-    part = file.with_name(file.name + ".part")
+    part = file.with_name(file.name + PART_SUFFIX)
     with part.open("wb") as stream:
         stream.write(content)
         stream.flush()
