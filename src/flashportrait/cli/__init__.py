@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate self": "give videos back from their first frames: self-reenactment",
     "evaluate cross": "carry performances to other people's portraits: cross-reenactment",
     "evaluate long": "animate for minutes, to see what drifts",
+    "evaluate paper": "make the paper's ablation tables anew on the embedded model",
 }
 """Of two words, where the first has more to choose from; a file named as the second is given as ``./hard``."""
 

@@ -1,4 +1,4 @@
-"""Drawn people performing: clips whose identity, expression and pose are known, as ``acceleration.py`` needs them."""
+"""Drawn people performing: clips whose identity, expression and pose are known."""
 
 from __future__ import annotations
 
@@ -15,20 +15,14 @@ from flashportrait.conditioning import Conditions
 from flashportrait.evaluation.fitting import draw_portrait
 from flashportrait.models.streaming_vae import streaming_decoder
 from flashportrait.pipeline import FlashPortraitPipeline
+from flashportrait.reference import PortraitDrawn
 from flashportrait.result import to_pictures
 from flashportrait.sampling.noise import FrameNoise
 from flashportrait.sampling.windows import WindowPlan, latent_frame_count
 
 RENDER_BATCH = 32
-FULL = (
-    *[("calm", 33), ("talking", 33), ("large", 33)] * 4,
-    ("talking", 33),
-    ("large", 33),
-    ("talking", 601),
-    ("large", 601),
-)
-QUICK = (("talking", 17),)
-"""(kind of performance, frames) of each clip."""
+LONG_FRAMES = 600
+"""From which on a clip counts as long."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,8 @@ class Clip:
     """The performance drawn by formula  uint8 [t s s 3]"""
     portrait: np.ndarray
     """uint8 [s s 3]"""
+    seed: int = 0
+    """Of person, performance and noise."""
 
     @property
     def given(self) -> dict[str, Any]:
@@ -75,14 +71,16 @@ def make_clip(pipeline: FlashPortraitPipeline, kind: str, frames: int, seed: int
     grid, temperature = conditions.reference.grid, pipeline.settings().temperature
     noise = FrameNoise(seed, pipeline.transformer.config.out_channels, *grid, temperature)
     whole = WindowPlan(latent_frames, latent_frames, 0)[0]
-    for _ in range(2):  # asked for again, references are kept: no method is to pay for drawing them
-        conditions.reference(whole)
+    if isinstance(conditions.reference, PortraitDrawn):
+        for _ in range(2):  # asked for again, references are kept: no method is to pay for drawing them
+            conditions.reference(whole)
     return Clip(
-        "long" if frames >= 600 else kind,
+        "long" if frames >= LONG_FRAMES else kind,
         conditions,
         noise(0, latent_frames),
         to_pictures(torch.cat(truth)),
         to_pictures(framed.pixels)[0],
+        seed,
     )
 
 

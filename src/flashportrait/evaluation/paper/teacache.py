@@ -1,4 +1,4 @@
-"""TeaCache (arXiv 2411.19108) around ``run_blocks``, as a baseline for ``acceleration.py``.
+"""TeaCache (arXiv 2411.19108) around ``run_blocks``, as a baseline.
 
 The stack's residual (output minus input) is used again while the accumulated relative change of the timestep's
 modulation stays below a threshold. The source rescales that change by a polynomial fitted for each model; there is none
@@ -43,12 +43,12 @@ class _State(BaseState):
 class _TeaCacheHook(ModelHook):
     _is_stateful = True
 
-    def __init__(self, threshold: float):
+    def __init__(self, threshold: float) -> None:
         super().__init__()
         self._threshold = threshold
         self._states = StateManager(_State)
 
-    def initialize_hook(self, module: nn.Module) -> nn.Module:
+    def initialize_hook(self, module: Any) -> Any:
         run_blocks = module.run_blocks
 
         def run(tokens: Tensor, context: Tensor, modulation: Tensor, *rest: Any) -> Tensor:
@@ -66,7 +66,7 @@ class _TeaCacheHook(ModelHook):
         module.run_blocks = run
         return module
 
-    def deinitalize_hook(self, module: nn.Module) -> nn.Module:  # diffusers' spelling
+    def deinitalize_hook(self, module: Any) -> Any:  # diffusers' spelling
         del module.run_blocks
         return module
 

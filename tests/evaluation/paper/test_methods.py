@@ -1,11 +1,11 @@
-"""The baselines of ``benchmarks/acceleration.py`` really act, and make the calls they claim."""
+"""The baselines really act, and make the calls they claim."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-import acceleration_methods
+from flashportrait.evaluation.paper import methods as acceleration_methods
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from toys import toy_transformer
 

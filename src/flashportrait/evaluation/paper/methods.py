@@ -1,9 +1,10 @@
-"""Every way of saving transformer calls that ``acceleration.py`` compares, at matched numbers of calls."""
+"""Ways of saving calls of the network, at matched numbers of calls: fewer steps, caches, predictions."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,11 @@ from diffusers.hooks import FirstBlockCacheConfig, MagCacheConfig, SeaCacheConfi
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from torch import nn
 
+from flashportrait.evaluation.paper.clips import Clip
+from flashportrait.evaluation.paper.teacache import TeaCacheConfig
 from flashportrait.models.transformer import FlashPortraitBlock
+from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
-from teacache import TeaCacheConfig
 
 PAPER_INTERVALS = (2, 3, 4, 5, 6, 8)
 TOLERANCES = (0.02, 0.05, 0.1, 0.2, 0.4)
@@ -39,6 +42,10 @@ class Method:
     """Makes a configuration for ``transformer.enable_cache``."""
     scheduler: Callable[[float], Any] | None = None
     """Makes a scheduler from the model's time shift; the model's own unless given."""
+    sampler: Callable[[FlashPortraitPipeline, Clip, dict[str, Any]], torch.Tensor] | None = None
+    """Makes latents of a clip with the arguments of ``sample_latents``; that, unless given."""
+    within: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext
+    """What of the transformer is changed while it runs."""
 
 
 def exact(steps: int) -> Method:
@@ -116,14 +123,20 @@ def caches(
             taylor_factors_dtype=torch.float32,
         )
         yield Method(f"TaylorSeer n={order} ~{calls}", f"TaylorSeer n={order}", cache=lambda config=taylorseer: config)
-    for family, configure in {
-        "FirstBlockCache": lambda threshold: FirstBlockCacheConfig(threshold),
-        "SeaCache": lambda threshold: SeaCacheConfig(
-            threshold, max_consecutive_cached=0, raw_vision_callback=_noisy_latents
-        ),
+
+    def sea_cache(threshold: float) -> Any:
+        return SeaCacheConfig(threshold, max_consecutive_cached=0, raw_vision_callback=_noisy_latents)
+
+    def mag_cache(threshold: float) -> Any:
+        return MagCacheConfig(threshold, steps, 0.1, steps, mag_ratios=magnitude_ratios)
+
+    families: dict[str, Configure] = {
+        "FirstBlockCache": FirstBlockCacheConfig,
+        "SeaCache": sea_cache,
         "TeaCache": TeaCacheConfig,
-        "MagCache": lambda threshold: MagCacheConfig(threshold, steps, 0.1, steps, mag_ratios=magnitude_ratios),
-    }.items():
+        "MagCache": mag_cache,
+    }
+    for family, configure in families.items():
         name = f"{family} ~{calls}"
         if wanted(name):
             threshold = tune(family, configure, calls)
@@ -151,7 +164,7 @@ def register_blocks() -> None:
 class ResidualMagnitudes:
     """Measures MagCache's ratios: the residual's mean token norm at each step over that of the step before."""
 
-    def __init__(self, transformer: nn.Module):
+    def __init__(self, transformer: Any) -> None:
         self._transformer = transformer
         self.norms: list[torch.Tensor] = []
 
