@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     studio = Served(tmp_path_factory.mktemp("studio") / "history")
     yield studio
     studio.end()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    """Starts studios of a test's own: ``serve(folder, *options)``."""
+    started: list[Served] = []
+
+    def start(folder: Path, *options: str) -> Served:
+        started.append(Served(folder, *options))
+        return started[-1]
+
+    yield start
+    for studio in started:
+        studio.end()
 
 
 @pytest.fixture(scope="session")

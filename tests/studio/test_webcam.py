@@ -38,6 +38,24 @@ def test_the_webcam_moves_the_portrait(browser: Any, served: Served) -> None:
     assert visitor.trouble == []
 
 
+def test_both_files_come_from_the_webcam(browser: Any, served: Served) -> None:
+    visitor = Visitor(browser, served.url, permissions=["camera", "microphone"])
+    page = visitor.page
+    for place in ("#driver", "#portrait"):
+        page.click(f"{place} button[aria-label='Capture from camera']")
+        page.click(f"{place} button:has-text('Click to Access Webcam')")
+    page.click("#driver button[aria-label='start recording']")
+    page.wait_for_timeout(1200)
+    page.click("#driver button:has-text('Stop')")
+    page.click("#portrait button[aria-label='capture photo']")
+    assert "with sound" in visitor.wait("One face found", "#driver-told")
+    visitor.wait("One face found", "#portrait-told")
+    page.click("#animate")
+    visitor.wait_result()
+    visitor.context.close()
+    assert visitor.trouble == []
+
+
 def test_only_who_has_chosen_a_portrait_comes_in_and_one_at_a_time(tmp_path: Path) -> None:
     live = Live(tmp_path)
     app = FastAPI()
