@@ -3,7 +3,8 @@
     python benchmarks/sheets.py PICTURE|FOLDER ... --out SHEET.png [--drivers FILE ...] [--count N] [--crop PLACE]
 
 Without drivers, a row of the sheet is a portrait, then ``EXTREMES``. With drivers, portrait i follows driver i (in a
-circle), and a row is the portrait, then ``--frames`` of the driver's frames beside what they make of it. ``--crop``
+circle), and a row is the portrait, then ``--frames`` of the driver's frames beside what they make of it (of a motion
+template, only the latter). ``--crop``
 shows only the mouth, the eyes or the lower face, enlarged. Pictures in which no face is found are left out, and named.
 """
 
@@ -131,11 +132,8 @@ def read_drivers(
     for path in paths:
         motion = load_motion(path, "blendshapes", FaceChoice(), progress=False)
         shown = np.linspace(0, len(motion) - 1, count + 2).round().astype(int)[1:-1]
-        pictures = [
-            Image.fromarray(frame)
-            for number, frame in enumerate(islice(open_clip(path), len(motion)))
-            if number in shown
-        ]
+        frames = islice(open_clip(path), len(motion)) if path.suffix != ".safetensors" else ()
+        pictures = [Image.fromarray(frame) for number, frame in enumerate(frames) if number in shown]
         drivers.append((motion, shown, [_square(picture).resize((tile, tile)) for picture in pictures]))
     return drivers
 
@@ -182,7 +180,10 @@ def main() -> None:
         motion, shown, pictures = drivers[number % len(drivers)]
         tiles = sheet_row(framed, driven(framed, motion, controls, shown), args.crop, args.tile)
         own = sheet_row(framed, torch.from_numpy(framed.row)[None], args.crop, args.tile)
-        rows.append([*own, *(tile for pair in zip(pictures, tiles, strict=True) for tile in pair)])
+        shown_beside = [[picture] for picture in pictures] or [[]] * len(tiles)
+        rows.append(
+            [*own, *(tile for beside, drawn in zip(shown_beside, tiles, strict=True) for tile in (*beside, drawn))]
+        )
     if not rows:
         sys.exit("no face was found in the pictures given")
     assemble(rows, list(EXTREMES) if not drivers else []).save(args.out)
