@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
-from flashportrait.rig.expression import CHIN, smoothstep
+from flashportrait.rig.expression import BROWS, CHIN, smoothstep
 from flashportrait.rig.landmarks import (
     INNER_LIPS_LOWER,
     INNER_LIPS_UPPER,
@@ -33,9 +33,13 @@ LIP_RISE = 0.4
 PROPORTION_RANGE = (0.7, 1.2)
 """Of a face's own lengths to the average face's, by which its actions are measured."""
 
-DRAWN_IN = 0.07
+DRAWN_IN = 0.055
 """How far the outline of a side turned away is drawn in, in units of the face's width."""
-FULLY_TURNED = math.radians(20)
+ROOM_TAKEN = 0.4
+"""The most of the room between the outline and eyes or lips that this takes."""
+TURNED_SOME = 0.0, math.radians(14)
+TURNED_MUCH = math.radians(17), math.radians(25)
+"""A head turned much has eyes and lips right at its outline, and nothing to draw in."""
 LEAST_GAP_CM = 0.2
 """Change of the gap between the lips that closes any."""
 LID_RIM = 0.035
@@ -172,7 +176,8 @@ def with_hidden_side_drawn_in(landmarks: Tensor, mesh: FaceMesh) -> Tensor:
     yaw = head_angles(landmarks)[0]
     outline = landmarks[mesh.oval, :2]
     across = outline[:, 0].amax() - outline[:, 0].amin()
-    inward = DRAWN_IN * across * smoothstep(yaw.abs() / FULLY_TURNED)
+    some, much = (smoothstep((yaw.abs() - low) / (high - low)) for low, high in (TURNED_SOME, TURNED_MUCH))
+    inward = DRAWN_IN * across * some * (1 - much)
     # A head turned to its own left shows its right side, on the left of the picture.
     side = yaw.sign()
     share = torch.zeros(len(landmarks), device=landmarks.device)
@@ -181,7 +186,10 @@ def with_hidden_side_drawn_in(landmarks: Tensor, mesh: FaceMesh) -> Tensor:
         near = mesh.triangles[torch.isin(mesh.triangles, edge).any(1)].unique() if share.any() else edge
         share[near] = share[near].clamp_min(reach)
     share *= smoothstep(side * (landmarks[:, 0] - outline[:, 0].mean()) / (0.3 * across))
-    return landmarks - F.pad((side * inward * share)[:, None], (0, 2))
+    features = landmarks[list(OUTER_LIPS + UPPER_LIDS[0] + UPPER_LIDS[1] + BROWS), :2]
+    room = torch.cdist(landmarks[:, :2], features).amin(1)
+    shift = torch.minimum(inward * share, ROOM_TAKEN * room)
+    return landmarks - F.pad((side * shift)[:, None], (0, 2))
 
 
 def _interpolation(head: Tensor, upper: tuple[int, ...], lower: tuple[int, ...]) -> Tensor:
