@@ -136,6 +136,7 @@ SMOOTHING_SHARE = 0.25
 
 RESTING_MOST = {
     "eyeBlink": 0.25,
+    "eyeLook": 0.5,
     "eyeSquint": 0.7,
     "eyeWide": 0.15,
     "brow": 0.6,
