@@ -3,7 +3,8 @@
     python benchmarks/sheets.py PICTURE|FOLDER ... --out SHEET.png [--drivers FILE ...] [--count N] [--crop PLACE]
 
 Without drivers, a row of the sheet is a portrait, then ``EXTREMES``. With drivers, portrait i follows driver i (in a
-circle), and a row is the portrait, then ``--frames`` of the driver's frames beside what they make of it. ``--crop``
+circle), and a row is the portrait, then ``--frames`` of the driver's frames beside what they make of it (of a motion
+template, only the latter). ``--crop``
 shows only the mouth, the eyes or the lower face, enlarged. Pictures in which no face is found are left out, and named.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -123,20 +124,26 @@ def driven(framed: FramedPortrait, motion: MotionFeatures, controls: MotionContr
     return torch.from_numpy(shaped.values[frames])
 
 
+def evenly(motion: MotionFeatures, count: int) -> np.ndarray:
+    """Numbers of ``count`` frames, evenly chosen."""
+    return np.linspace(0, len(motion) - 1, count + 2).round().astype(int)[1:-1]
+
+
 def read_drivers(
-    paths: list[Path], count: int, tile: int
+    paths: list[Path], count: int, tile: int, choose: Callable[[MotionFeatures, int], np.ndarray] = evenly
 ) -> list[tuple[MotionFeatures, np.ndarray, list[Image.Image]]]:
-    """Of each driver: its motion, the numbers of the frames shown, and these frames."""
+    """Of each driver: its motion, the numbers of the frames shown, and these frames (of a motion template, none)."""
     drivers = []
     for path in paths:
         motion = load_motion(path, "blendshapes", FaceChoice(), progress=False)
-        shown = np.linspace(0, len(motion) - 1, count + 2).round().astype(int)[1:-1]
-        pictures = [
-            Image.fromarray(frame)
-            for number, frame in enumerate(islice(open_clip(path), len(motion)))
+        shown = choose(motion, count)
+        frames = islice(open_clip(path), int(shown.max()) + 1) if path.suffix != ".safetensors" else ()
+        pictures = {
+            number: _square(Image.fromarray(frame)).resize((tile, tile))
+            for number, frame in enumerate(frames)
             if number in shown
-        ]
-        drivers.append((motion, shown, [_square(picture).resize((tile, tile)) for picture in pictures]))
+        }
+        drivers.append((motion, shown, [pictures[number] for number in shown if number in pictures]))
     return drivers
 
 
@@ -146,15 +153,15 @@ def _square(picture: Image.Image) -> Image.Image:
     return picture.crop((left, top, left + side, top + side))
 
 
-def assemble(rows: list[list[Image.Image]], labels: list[str]) -> Image.Image:
-    """A picture of tiles with labels above its columns and row numbers at its left."""
+def assemble(rows: list[list[Image.Image]], labels: list[str], names: list[str] | None = None) -> Image.Image:
+    """A picture of tiles with labels above its columns, and names of rows (numbers unless given) at its left."""
     side, margin = rows[0][0].width, 14
     sheet = Image.new("RGB", (max(map(len, rows)) * side + 22, len(rows) * side + margin), "white")
     pen = ImageDraw.Draw(sheet)
     for column, label in enumerate(labels):
         pen.text((22 + column * side + 2, 1), label, fill="black")
     for number, row in enumerate(rows):
-        pen.text((2, margin + number * side + 2), str(number), fill="black")
+        pen.text((2, margin + number * side + 2), names[number] if names else str(number), fill="black")
         for column, tile in enumerate(row):
             sheet.paste(tile, (22 + column * side, margin + number * side))
     return sheet
@@ -182,7 +189,10 @@ def main() -> None:
         motion, shown, pictures = drivers[number % len(drivers)]
         tiles = sheet_row(framed, driven(framed, motion, controls, shown), args.crop, args.tile)
         own = sheet_row(framed, torch.from_numpy(framed.row)[None], args.crop, args.tile)
-        rows.append([*own, *(tile for pair in zip(pictures, tiles, strict=True) for tile in pair)])
+        shown_beside = [[picture] for picture in pictures] or [[]] * len(tiles)
+        rows.append(
+            [*own, *(tile for beside, drawn in zip(shown_beside, tiles, strict=True) for tile in (*beside, drawn))]
+        )
     if not rows:
         sys.exit("no face was found in the pictures given")
     assemble(rows, list(EXTREMES) if not drivers else []).save(args.out)

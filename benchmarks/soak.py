@@ -1,9 +1,11 @@
 """Memory, speed and quality over the length of a clip: none of them should have a trend.
 
-    python benchmarks/soak.py [--quick] [--lengths 500 2500 15000] [--model nano] [--json F] [--plot PNG]
+    python benchmarks/soak.py [--quick] [--lengths 500 2500 15000] [--portrait FILE] [--driver FILE] [--model nano]
+                              [--json F] [--plot PNG]
 
-Each length runs in a process of its own: a drawn portrait follows made-up talking, frames are thrown away as they come.
-The performance is one of 50 seconds, played forwards and backwards in turn, so that a trend is not the driver's own.
+Each length runs in a process of its own: a portrait (a drawn one unless given) follows made-up talking of 50 seconds,
+or a driver, and frames are thrown away as they come. The performance is played forwards and backwards in turn, so that
+a trend is not the driver's own. Colour (dE*ab from the first window) and identity are given by 1000 frames.
 Resident memory is sampled over the run; seconds per frame don't count loading. Identity is measured with the extra
 ``eval``, once a window. A plot needs matplotlib.
 """
@@ -25,14 +27,18 @@ SAMPLES = 200
 PORTRAIT = Path(__file__).resolve().parents[1] / "examples" / "drawn_1.png"
 
 
-def performance(frames: int) -> np.ndarray:
+def performance(frames: int, driver: Path | None = None) -> np.ndarray:
     """Motion rows [frames 57]."""
     import torch
 
     from flashportrait.avatars.performance import sample_performance
+    from flashportrait.inputs import FaceChoice, load_motion
 
-    generator = torch.Generator().manual_seed(0)
-    rows = sample_performance(PERFORMANCE_FRAMES, rate=RATE, kind="talking", generator=generator).numpy()
+    if driver is None:
+        generator = torch.Generator().manual_seed(0)
+        rows = sample_performance(PERFORMANCE_FRAMES, rate=RATE, kind="talking", generator=generator).numpy()
+    else:
+        rows = load_motion(driver, "blendshapes", FaceChoice(), progress=False).values
     there_and_back = np.concatenate([rows, rows[-2:0:-1]])
     return there_and_back[np.arange(frames) % len(there_and_back)]
 
@@ -49,8 +55,8 @@ def soak(frames: int, args: argparse.Namespace) -> dict[str, Any]:
     pipeline.set_progress_bar_config(disable=True)
     settings = {} if args.steps is None else {"num_inference_steps": args.steps}
     video = pipeline(
-        PORTRAIT,
-        MotionFeatures(performance(frames), RATE),
+        args.portrait,
+        MotionFeatures(performance(frames, args.driver), RATE),
         schedule=args.schedule,
         speed=args.speed,
         stream=True,
@@ -62,7 +68,7 @@ def soak(frames: int, args: argparse.Namespace) -> dict[str, Any]:
         if index % every == 0:
             memory.append((index, process.memory_info().rss))
     report = video.report
-    seconds = sum(report.seconds[stage] for stage in ("denoise", "decode"))
+    seconds = sum(report.seconds[stage] for stage in ("denoise", "decode") if stage in report.seconds)
     return {
         "frames": report.frames,
         "seconds_per_frame": seconds / report.frames,
@@ -105,6 +111,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="50 and 100 frames")
     parser.add_argument("--lengths", type=int, nargs="+", metavar="FRAMES", help="default: 500 2500 15000")
+    parser.add_argument("--portrait", type=Path, default=PORTRAIT, metavar="FILE")
+    parser.add_argument("--driver", type=Path, metavar="FILE", help="a clip or a motion template")
     parser.add_argument("--model", default="nano")
     parser.add_argument("--schedule", default="causal")
     parser.add_argument("--speed", default=None)
@@ -119,11 +127,13 @@ def main() -> None:
         return
 
     results = []
-    same = ["--model", args.model, "--schedule", args.schedule]
+    same = ["--model", args.model, "--schedule", args.schedule, "--portrait", str(args.portrait)]
+    same += ["--driver", str(args.driver)] if args.driver else []
     same += ["--speed", args.speed] if args.speed else []
     same += ["--steps", str(args.steps)] if args.steps else []
     print(
-        f"{'frames':>7} {'s/frame':>8} {'first s':>8} {'peak MiB':>9} {'MiB/1000':>9} {'identity/1000':>20} {'dE':>5}"
+        f"{'frames':>7} {'s/frame':>8} {'first s':>8} {'peak MiB':>9} {'MiB/1000':>9} {'identity/1000':>20} "
+        f"{'dE/1000':>18} {'dE':>5}"
     )
     for frames in args.lengths:
         command = [sys.executable, __file__, "--alone", "--lengths", str(frames), *same]
@@ -136,10 +146,12 @@ def main() -> None:
         growth = trend([(frame, size / 2**20) for frame, size in settled])
         windows = result["quality"]["windows"]
         identity = trend([(row["first_frame"], row["identity"]) for row in windows if row["identity"] is not None])
+        colour = trend([(row["first_frame"], row["color_drift"]) for row in windows])
         print(
             f"{result['frames']:7} {result['seconds_per_frame']:8.4f} {result['seconds_to_first_frame']:8.2f} "
             f"{result['peak_bytes'] / 2**20:9.1f} {'-' if growth is None else f'{growth[0]:.2f}':>9} "
             f"{'-' if identity is None else f'{identity[0]:+.4f} +- {identity[1]:.4f}':>20} "
+            f"{'-' if colour is None else f'{colour[0]:+.3f} +- {colour[1]:.3f}':>18} "
             f"{result['quality']['worst']['color_drift']:5.2f}"
         )
     if args.json:

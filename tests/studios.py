@@ -42,7 +42,7 @@ class Served:
         return max(path.parent.name for path in self.folder.glob("*/job.json"))
 
     def end(self) -> int:
-        """End it as Ctrl-C does."""
+        """End it as Ctrl-C does, if it hasn't ended."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(30)
 

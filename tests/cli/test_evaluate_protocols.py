@@ -11,17 +11,24 @@ import numpy as np
 import pytest
 
 from flashportrait.cli import main
-from flashportrait.cli.evaluating import distinct_names, videos_among
+from flashportrait.cli.console import Console
+from flashportrait.cli.evaluating import conclude, distinct_names, videos_among
+from flashportrait.evaluation.protocols import Entry
+from flashportrait.evaluation.scoring import Scored
 from flashportrait.face.motion import MotionFeatures
 from flashportrait.media.reader import VideoReader
 from flashportrait.media.writer import VideoWriter
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
 def words(toy_model: Path) -> list[str]:
     return ["--model", str(toy_model), "--device", "cpu", "--threads", "1", "--json", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Toys make noise, which can't be scored; how results are is tested with the scorer."""
+    monkeypatch.setattr("flashportrait.evaluation.scoring.Scorer.score", lambda self, entry: Scored(entry))
 
 
 def film(path: Path, frames: int = 5) -> Path:
@@ -42,7 +49,12 @@ def test_self_reenactment_drives_the_first_frame_with_the_video(
 ) -> None:
     video, out = film(tmp_path / "clip.mp4"), tmp_path / "out"
     assert main(["evaluate", "self", str(video), "--out", str(out), *words]) == 0
-    assert json.loads(capsys.readouterr().out)["results"] == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["manifest"], [Path(item["result"]).name for item in told["items"]]) == (
+        str(out / "manifest.csv"),
+        ["clip.mp4"],
+    )
+    assert json.loads((out / "manifest.scores.json").read_text())["items"] == told["items"]
     (row,) = rows_of(out / "manifest.csv")
     assert row == {
         "portrait": "portraits/clip.png",
@@ -68,12 +80,8 @@ def test_cross_reenactment_makes_what_is_missing_and_leaves_others_results(
     )
     command = ["evaluate", "cross", str(manifest), *words]
     assert main(command) == 0
-    assert json.loads(capsys.readouterr().out) | {"results": 2, "missing": 0} == {
-        "manifest": str(manifest),
-        "results": 2,
-        "missing": 0,
-        "warnings": [],
-    }
+    told = json.loads(capsys.readouterr().out)
+    assert [Path(item["result"]).name for item in told["items"]] == ["foreign.mp4", "ours.mp4"]
     made = tmp_path / "made" / "ours.mp4"
     assert foreign.read_bytes() == before
     assert VideoReader(made).info.frames == 11
@@ -98,13 +106,18 @@ def test_portraits_and_drivers_are_paired_in_a_manifest(
     ]
 
 
-def test_a_long_clip_is_as_long_as_asked_for(words: list[str], tmp_path: Path, portrait: Path) -> None:
-    driving = EXAMPLES / "driving_talking.mp4"
-    out = tmp_path / "long"
+def test_a_long_clip_is_as_long_as_asked_for(
+    words: list[str], tmp_path: Path, portrait: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Entry] = []
+    monkeypatch.setattr("flashportrait.cli.evaluate_long.animate", lambda entries, *_: asked.extend(entries) or 0)
+    driving, out = film(tmp_path / "clip.mp4"), tmp_path / "long"
     command = ["evaluate", "long", str(portrait), str(driving), "--out", str(out), "--minutes", "0.006", *words]
     assert main(command) == 0
     (row,) = rows_of(out / "manifest.csv")
-    assert VideoReader(out / row["driving"]).info.frames == VideoReader(out / row["result"]).info.frames == 9
+    assert row == {"portrait": "../portrait.png", "driving": "clip-9.mp4", "result": "portrait-clip-9.mp4"}
+    assert VideoReader(out / row["driving"]).info.frames == 9
+    assert [entry.driving for entry in asked] == [out / "clip-9.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +147,23 @@ def test_mistakes_are_told(
     assert message in error
     assert error.count("\n") == 1
     assert not Path("x").exists()
+
+
+def test_what_can_not_be_scored_is_told_and_shows_in_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = Entry(tmp_path / "p.png", tmp_path / "d.mp4", tmp_path / "r.mp4")
+    scored = Scored(entry, problems=["there is no face"])
+    scored.values["psnr"] = 31.25
+    monkeypatch.setattr("flashportrait.evaluation.scoring.Scorer.score", lambda self, entry: scored)
+    assert conclude(tmp_path / "m.csv", [entry], 0, Console()) == 1
+    told = capsys.readouterr()
+    assert "r.mp4: there is no face" in told.err
+    assert [line.split()[:2] for line in told.out.splitlines()[:3]] == [
+        ["result", "psnr"],
+        [str(tmp_path / "r.mp4"), "31.25"],
+        ["mean", "31.25"],
+    ]
 
 
 def test_videos_are_found_in_folders_and_manifests_and_named_apart(tmp_path: Path) -> None:

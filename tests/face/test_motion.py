@@ -259,7 +259,7 @@ def test_what_does_not_pass_for_a_face_at_rest_is_an_expression():
     raised = talking(0.9)
     assert raised.resting_expression()[BROW - 6] == pytest.approx(RESTING_MOST["brow"])
     adapted = raised.adapted_to(own).values
-    assert adapted[1, BROW] > 0.8
+    assert adapted[1, BROW] > 0.7
     assert adapted[:, JAW].max() <= RESTING_MOST["jawOpen"]
 
 
@@ -275,15 +275,24 @@ def test_adapting_keeps_order_and_range(rest, own_brow, low, high):
     assert adapted[1] <= adapted[2] + 1e-6
 
 
-def test_the_same_resting_face_changes_nothing_and_pose_and_gaze_stay():
+def test_a_driver_who_reads_from_below_the_camera_looks_where_the_portrait_looks():
+    values, own = np.zeros((100, BLENDSHAPES.width), np.float32), np.zeros(BLENDSHAPES.width, np.float32)
+    down, out = (6 + BLENDSHAPE_NAMES.index(name) for name in ("eyeLookDownLeft", "eyeLookOutLeft"))
+    values[:, down], own[out] = 0.4, 0.3
+    values[50:, out] = 0.8
+    adapted = MotionFeatures(values, Fraction(25)).adapted_to(own).values
+    np.testing.assert_allclose(adapted[:, down], 0, atol=1e-6)
+    np.testing.assert_allclose(adapted[0, out], 0.3, atol=1e-6)
+    assert adapted[60, out] > 0.8
+
+
+def test_the_same_resting_face_changes_nothing_and_pose_stays():
     motion = talking(0.2)
     own = motion.values[1]
     np.testing.assert_allclose(motion.adapted_to(own).values, motion.values, atol=1e-6)
     other = clip(100)
     changed = np.flatnonzero((other.adapted_to(np.zeros(BLENDSHAPES.width)).values != other.values).any(axis=0))
-    names = [BLENDSHAPE_NAMES[column - 6] for column in changed]
     assert changed.min() >= 6
-    assert not any(name.startswith("eyeLook") for name in names)
 
 
 def test_a_clip_too_short_to_tell_is_taken_as_it_is():

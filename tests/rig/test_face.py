@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
-from flashportrait.rig.face import LIP_RISE, ExpressiveFace
-from flashportrait.rig.landmarks import LOWER_LIDS, OUTER_LIPS, UPPER_LIDS
-from flashportrait.rig.mesh import load_face_mesh
+from flashportrait.rig.face import LIP_RISE, ExpressiveFace, with_hidden_side_drawn_in
+from flashportrait.rig.landmarks import INNER_LIPS_LOWER, INNER_LIPS_UPPER, LOWER_LIDS, OUTER_LIPS, UPPER_LIDS
+from flashportrait.rig.mesh import average_landmarks, load_face_mesh
+from flashportrait.rig.pose import rotation_matrices
 
 
 def _coefficients(**values: float) -> torch.Tensor:
@@ -55,6 +56,32 @@ def test_lips_of_any_raised_upper_lip_stay_below_the_nose() -> None:
         own = face.head[0, 1] - face.head[2, 1]
         raised = face(_coefficients(mouthUpperUp=1.0, mouthShrugUpper=1.0, mouthFunnel=1.0)).head[0]
         assert raised[0, 1] - raised[2, 1] > (1 - LIP_RISE - 0.15) * own
+
+
+def test_lips_that_smile_in_the_photo_meet_when_the_mouth_closes() -> None:
+    smile = {"mouthSmile": 0.9, "mouthUpperUp": 0.5, "mouthLowerDown": 0.3}
+    face = _face(**smile)
+    # The photo shows more between the lips than the average face would with this smile.
+    face.head[list(INNER_LIPS_LOWER[1:-1]), 1] += 0.3
+    upper, lower = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
+    gaps = [
+        float((head[lower, 1] - head[upper, 1]).mean())
+        for head in face(torch.cat((_coefficients(**smile), _coefficients()))).head
+    ]
+    assert gaps[0] > 0.6
+    assert gaps[1] < 0.1
+
+
+def test_the_outline_of_a_side_turned_away_is_drawn_into_the_face() -> None:
+    mesh, landmarks = load_face_mesh(), average_landmarks((128.0, 120.0), 160.0)
+    torch.testing.assert_close(with_hidden_side_drawn_in(landmarks, mesh), landmarks, atol=0.2, rtol=0)
+    turn = rotation_matrices(torch.tensor([0.26, 0.0, 0.0]))
+    turned = (landmarks - landmarks.mean(0)) @ turn.mT + landmarks.mean(0)
+    moved = (with_hidden_side_drawn_in(turned, mesh) - turned)[:, 0]
+    hidden, seen = 454, 234
+    assert moved[hidden] < -4
+    assert moved[seen] == 0
+    assert moved[[4, 33, 263, 61, 291]].abs().max() < 0.5
 
 
 def test_a_small_mouth_moves_less() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,39 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     studio.end()
 
 
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    """Starts studios of a test's own: ``serve(folder, *options)``."""
+    started: list[Served] = []
+
+    def start(folder: Path, *options: str) -> Served:
+        started.append(Served(folder, *options))
+        return started[-1]
+
+    yield start
+    for studio in started:
+        studio.end()
+
+
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def webcam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A film for Chromium to show in a webcam's place."""
+    path = tmp_path_factory.mktemp("webcam") / "talking.mjpeg"
+    with av.open(str(EXAMPLES / "driving_talking.mp4")) as source, path.open("wb") as target:
+        for _, frame in zip(range(50), source.decode(video=0), strict=False):
+            frame.to_image().save(target, "JPEG", quality=90)
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser(webcam: Path) -> Iterator[Any]:
     """Chromium."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("needs chromium: apt install chromium")
     arguments = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    arguments.append(f"--use-file-for-fake-video-capture={webcam}")
     if os.name != "nt" and os.geteuid() == 0:
         arguments.append("--no-sandbox")
     with sync_api.sync_playwright() as playwright:

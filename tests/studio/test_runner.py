@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flashportrait.studio.history import CANCELLED, DONE, FAILED, RUNNING, WAITING, Entry, History
+from flashportrait.studio.history import CANCELLED, DONE, FAILED, INTERRUPTED, RUNNING, WAITING, Entry, History
 from flashportrait.studio.rates import Rates
 from flashportrait.studio.runner import Runner, Status
 from flashportrait.workers import WorkerProcess
@@ -73,17 +73,15 @@ def test_entries_are_run_one_after_another(
     assert Rates(history.folder / "rates.json").estimate(entries[0].settings, 110, 64) > 0
 
 
-def test_what_is_stopped_can_go_on(runner: Runner, history: History, entry: Callable[..., Entry]) -> None:
-    long = entry(steps=3000, window=3, overlap=1)
-    runner.submit(long.id)
-    wait(runner, long, lambda status: status.state == RUNNING and status.stage == "denoise" and status.done > 3)
-    runner.cancel(long.id)
-    wait(runner, long, lambda status: status.state == CANCELLED)
-    work = long.folder / "result.mp4.work"
-    assert work.is_dir()
-    runner.submit(long.id)
-    wait(runner, long, lambda status: status.state == RUNNING and status.stage == "denoise")
-    runner.close()  # the whole studio ends
-    assert history.get(long.id).state == "interrupted"
-    assert history.get(long.id).can_resume
-    assert work.is_dir()
+def test_what_is_stopped_keeps_its_work(runner: Runner, history: History, entry: Callable[..., Entry]) -> None:
+    """How it goes on is seen in the browser."""
+    entries = [entry(steps=3000, window=3, overlap=1) for _ in range(2)]
+    for each in entries:
+        runner.submit(each.id)
+    for each, stop in ((entries[0], lambda: runner.cancel(entries[0].id)), (entries[1], runner.close)):
+        wait(runner, each, lambda status: status.state == RUNNING and status.stage == "denoise" and status.done > 3)
+        stop()
+        wait(runner, each, lambda status: status.state not in (RUNNING, WAITING))
+        assert (each.folder / "result.mp4.work").is_dir()
+        assert history.get(each.id).can_resume
+    assert [history.get(each.id).state for each in entries] == [CANCELLED, INTERRUPTED]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 from flashportrait.cli.console import Console
-from flashportrait.cli.evaluating import read_entries
+from flashportrait.cli.evaluating import figure, read_entries, save_report, score
 from flashportrait.cli.options import table
 from flashportrait.errors import UserError
 from flashportrait.evaluation.protocols import Entry
+from flashportrait.files import user_folder
 
 EXIT_PROBLEMS = 1
 PARTS = ("portrait", "driving", "result", "truth")
@@ -63,8 +62,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "the profile 'paper' needs SMIRK or DECA, ArcFace and I3D as the papers used them, which no package "
             "carries and which are not supported yet: use --profile open, and don't compare its figures with papers'"
         )
-    from flashportrait.evaluation.judging import judge
-    from flashportrait.files import user_folder
     from flashportrait.media.place import check_place, written_whole
 
     as_file = Path(args.json) if isinstance(args.json, str) else None
@@ -73,14 +70,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
             check_place(file, (suffix,), [args.manifest])
     entries = read_folder(args.manifest) if args.manifest.is_dir() else read_entries(args.manifest)
     cache = None if args.no_cache else args.cache or user_folder("cache") / "evaluate"
-    with console.bar(len(entries), "scoring", "items") as bar:
-        report, items = judge(entries, cache=cache, without=args.without, fvd=args.fvd, on_item=lambda _: bar.update(1))
-    for item in items:
-        for problem in item.problems:
-            console.warn(f"{item.entry.result}: {problem}")
+    report, items = score(entries, console, cache, args.without, args.fvd)
     if as_file is not None:
-        with written_whole(as_file) as part:
-            part.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        save_report(as_file, report)
     if args.html is not None:
         from flashportrait.evaluation.page import render
 
@@ -98,27 +90,21 @@ def describe(report: dict[str, Any]) -> str:
             continue
         metric = report["metrics"][name]
         if name == "fvd":
-            rows.append(["FVD", _figure(found["value"]), "", f"{found['clips']} clips", "truth or driver"])
+            rows.append(["FVD", figure(found["value"]), "", f"{found['clips']} clips", "truth or driver"])
             continue
         interval = (
-            "" if found["interval"] is None else f"{_figure(found['interval'][0])} to {_figure(found['interval'][1])}"
+            "" if found["interval"] is None else f"{figure(found['interval'][0])} to {figure(found['interval'][1])}"
         )
         rows.append(
             [
                 metric["title"],
-                f"{_figure(found['mean'])} {metric['unit']}".strip(),
+                f"{figure(found['mean'])} {metric['unit']}".strip(),
                 interval,
                 str(found["items"]),
                 metric["of"],
             ]
         )
     return table(rows, ("metric", "mean", "95% interval", "items", "of"))
-
-
-def _figure(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return str(value or "none")
-    return f"{value:.4g}" if math.isfinite(value) else "inf"
 
 
 def read_folder(folder: Path) -> list[Entry]:

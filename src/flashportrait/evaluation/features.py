@@ -62,13 +62,17 @@ class Extractors:
 
     Args:
         cache: the folder; None to keep nothing.
-
-    Raises:
-        UserError: one is missing: says which extra brings it.
     """
 
     def __init__(self, cache: Path | None) -> None:
-        self._landmarker, self._embedder, self._cache = FaceLandmarker(), IdentityEmbedder(), cache
+        self._landmarker, self._cache = FaceLandmarker(), cache
+        self.without_identity: str | None = None
+        """Why identities can't be read; None where they can."""
+        self._embedder: IdentityEmbedder | None = None
+        try:
+            self._embedder = IdentityEmbedder()
+        except UserError as error:
+            self.without_identity = str(error)
 
     def features(self, video: Path) -> Features:
         """Features of a video, from the cache or from its frames, which are read one by one.
@@ -77,7 +81,8 @@ class Extractors:
             UserError: it can't be read, or shows no face.
         """
         try:
-            kept = None if self._cache is None else self._cache / f"{sha256_of(video)}-{VERSION}.npz"
+            read = f"{VERSION}{'' if self._embedder else '-faces'}"
+            kept = None if self._cache is None else self._cache / f"{sha256_of(video)}-{read}.npz"
         except OSError as error:
             raise UserError(f"'{video}' can't be read ({error.strerror or error})") from error
         if kept is not None and (found := _kept(kept)) is not None:
@@ -93,8 +98,10 @@ class Extractors:
         """Embedding of a portrait's largest face  float32 [128]
 
         Raises:
-            UserError: it can't be read, or shows no face.
+            UserError: it can't be read, or shows no face; or identities can't be read.
         """
+        if self._embedder is None:
+            raise UserError(self.without_identity or "identities can't be read")
         pixels = np.asarray(load_portrait(picture))
         reader = FaceReader(self._landmarker)
         face = reader.take(pixels)
@@ -110,7 +117,7 @@ class Extractors:
             face = faces.take(frame)
             landmarks.append(np.full((478, 2), np.nan) if face is None else face.landmarks[:, :2])
             sizes.append(np.nan if face is None else face.size)
-            if face is None or index % IDENTITY_EVERY:
+            if face is None or self._embedder is None or index % IDENTITY_EVERY:
                 embeddings.append(np.full(128, np.nan))
             else:
                 embeddings.append(self._embedder([frame], five_points(face)[None])[0])

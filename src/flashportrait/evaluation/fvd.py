@@ -112,6 +112,11 @@ def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     mean = np.square(a.mean(0) - b.mean(0)).sum()
     # With centred features A, B: S1 = A'A, S2 = B'B, and tr (S1 S2)^(1/2) is the sum of the singular values of A B',
     # which stay the same when A and B are replaced by the triangles of their QR decompositions.
-    root_a, root_b = (np.linalg.qr((each - each.mean(0)) / np.sqrt(len(each) - 1), mode="r") for each in (a, b))
+    root_a, root_b = (np.asarray(np.linalg.qr(_centred(each), mode="r")) for each in (a, b))
     traces = np.square(root_a).sum() + np.square(root_b).sum()
     return float(max(0.0, mean + traces - 2 * np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()))
+
+
+def _centred(features: np.ndarray) -> np.ndarray:
+    """Features without their mean, so scaled that their Gram matrix is the covariance."""
+    return (features - features.mean(0)) / np.sqrt(len(features) - 1)

@@ -203,6 +203,9 @@ class Scorer:
             frames[name] = _padded(np.where(both, values, np.nan), len(result))
 
     def _identity(self, portrait: Path, result: Features, frames: dict[str, np.ndarray], scored: Scored) -> None:
+        if self._extractors.without_identity is not None:
+            scored.missing["identity"] = self._extractors.without_identity
+            return
         try:
             reference = self._extractors.identity(portrait)
         except UserError as error:

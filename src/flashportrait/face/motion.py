@@ -136,9 +136,10 @@ SMOOTHING_SHARE = 0.25
 
 RESTING_MOST = {
     "eyeBlink": 0.25,
-    "eyeSquint": 0.4,
+    "eyeLook": 0.5,
+    "eyeSquint": 0.7,
     "eyeWide": 0.15,
-    "brow": 0.4,
+    "brow": 0.6,
     "mouth": 0.2,
     "mouthSmile": 0.1,
     "mouthFrown": 0.3,

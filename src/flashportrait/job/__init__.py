@@ -5,6 +5,7 @@ from __future__ import annotations
 from flashportrait.job.convert import convert
 from flashportrait.job.fields import Setting
 from flashportrait.job.job import MODELS, Job, JobError, read_settings
+from flashportrait.job.live import LivePortrait
 from flashportrait.job.models import ModelCache
 from flashportrait.job.opening import check, motion_key
 from flashportrait.job.progress import Cancelled, Flag, Progress
@@ -20,6 +21,7 @@ __all__ = [
     "InUse",
     "Job",
     "JobError",
+    "LivePortrait",
     "ModelCache",
     "MotionCache",
     "Progress",

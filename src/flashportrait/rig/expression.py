@@ -54,13 +54,17 @@ UPPER_ACTIONS = ("mouthUpperUp", "mouthShrugUpper", "mouthRollUpper")
 """Actions of the upper lip alone."""
 LOWER_ACTIONS = ("mouthLowerDown", "mouthShrugLower", "mouthRollLower")
 """Actions of the lower lip alone."""
+CLOSING_ACTIONS = ("mouthRollUpper", "mouthRollLower", "mouthPress", "mouthClose")
+"""Actions that never part the lips, though the landmarks of lips that are rolled in lie apart."""
 LID_ACTIONS = ("eyeBlink", "eyeWide")
 """Actions of the lids alone: the skin above follows by other means (``face.CREASE_SHARE``)."""
-LONGEST_TRAVEL_CM = {"mouth": 1.5, "brow": 1.1}
+LONGEST_TRAVEL_CM = {"mouth": 1.5, "brow": 1.2}
 """The furthest that an action of the lips or the brows, fully shown, moves any of their landmarks."""
 BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
 UPPER_LIP_WITH_JAW = 0.5
 """Share of the upper lip's motion with the jaw, as regressed, that is the jaw's: teeth show below it."""
+FUNNEL_WITH_JAW = 0.2
+"""How far a funnel opens the jaw, over its own full opening: behind rounded lips the landmarker reads little of it."""
 LOWER_LIP_END_CM = 5.6
 """Height of the lower lip's outer edge on the canonical face."""
 LIP_CURVE_DEGREE = 4
@@ -92,6 +96,8 @@ def anatomical(basis: Tensor, gains: Tensor, canonical_face: Tensor) -> Tensor:
             if name.startswith(start):
                 travel = gains[row] * basis[row].norm(dim=1)[list(landmarks)].amax()
                 basis[row] *= (LONGEST_TRAVEL_CM[start] / travel.clamp_min(1e-6)).clamp(max=1)
+        if name == "mouthFunnel":
+            basis[row] += FUNNEL_WITH_JAW * gains[jaw] / gains[row] * basis[jaw]
         if name.startswith(("mouth", "jaw")):
             _smooth_lips(basis[row])
     return basis
@@ -145,6 +151,13 @@ def _keep_to_lips(action: Tensor, name: str, jaw: Tensor, canonical_face: Tensor
         action *= upper_lip_share(canonical_face)[:, None]
     if stem in LOWER_ACTIONS:
         action *= 1 - upper_lip_share(canonical_face)[:, None]
+    if stem in CLOSING_ACTIONS:
+        upper, lower = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
+        parted = (action[lower, 1] - action[upper, 1]).clamp_min(0)
+        if stem not in LOWER_ACTIONS:
+            action[upper, 1] += parted
+        else:
+            action[lower, 1] -= parted
     if stem != name and stem != "mouth":
         side = 1 if name.endswith("Left") else -1
         action *= smoothstep((side * canonical_face[:, 0] + 2.0) / 3.5)[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
-from flashportrait.rig.expression import CHIN
+from flashportrait.rig.expression import BROWS, CHIN, smoothstep
 from flashportrait.rig.landmarks import (
     INNER_LIPS_LOWER,
     INNER_LIPS_UPPER,
@@ -19,6 +20,7 @@ from flashportrait.rig.landmarks import (
     UPPER_LIDS,
 )
 from flashportrait.rig.mesh import FaceMesh
+from flashportrait.rig.pose import head_angles
 
 UPPER_LIP_SHARE = 0.35
 """The upper lip's part in closing a gap between the lips."""
@@ -31,6 +33,15 @@ LIP_RISE = 0.4
 PROPORTION_RANGE = (0.7, 1.2)
 """Of a face's own lengths to the average face's, by which its actions are measured."""
 
+DRAWN_IN = 0.055
+"""How far the outline of a side turned away is drawn in, in units of the face's width."""
+ROOM_TAKEN = 0.4
+"""The most of the room between the outline and eyes or lips that this takes."""
+TURNED_SOME = 0.0, math.radians(14)
+TURNED_MUCH = math.radians(17), math.radians(25)
+"""A head turned much has eyes and lips right at its outline, and nothing to draw in."""
+LEAST_GAP_CM = 0.2
+"""Change of the gap between the lips that closes any."""
 LID_RIM = 0.035
 """How far below the lower lids' landmarks the white of an eye reaches, in units of the eye's width."""
 
@@ -69,6 +80,7 @@ class ExpressiveFace:
         self.proportions = self._proportions(head - mesh.displacement(nothing, own[None])[0])
         self._rest = mesh.displacement(nothing, own[None], self.proportions)[0]
         """What moves each landmark from rest to where it is in the photo, [478 3]."""
+        self._fading = -mesh.displacement(own, nothing[None], self.proportions)[0]
         self._below = [_interpolation(head, upper, lower) for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True)]
 
     def _proportions(self, resting: Tensor) -> Tensor:
@@ -129,9 +141,17 @@ class ExpressiveFace:
             head[:, above, 1] += CREASE_SHARE * arch * (lid - self.head[up, 1]).clamp_min(0)
             head[:, up, 1] = lid
         up, low = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
+        # From where the photo's expression has faded, to which no gains apply (``FaceMesh.displacement``).
+        own = self._fading[:, 1]
+        expected = self.mesh.neutral_face[:, 1] + torch.cat((own[None], own + offsets[..., 1]))
         gap = (expected[:, low] - expected[:, up]).clamp_min(0)
         own_gap = (self.head[low, 1] - self.head[up, 1]).clamp_min(0)
-        excess = head[:, low, 1] - head[:, up, 1] - (own_gap + gap[1:] - gap[0]).clamp_min(0)
+        # Opening adds to the photo's own gap; closing takes the same share of it as of the gap that is expected, so
+        # that lips meet whatever the photo shows between them.
+        resting = (self.mesh.neutral_face[low, 1] - self.mesh.neutral_face[up, 1]).clamp_min(0)
+        closing = (gap[0] - gap[1:]) / (gap[0] - resting).clamp_min(LEAST_GAP_CM)
+        wanted = torch.where(closing > 0, own_gap * (1 - closing), own_gap + gap[1:] - gap[0]).clamp_min(0)
+        excess = head[:, low, 1] - head[:, up, 1] - wanted
         head[:, up, 1] += UPPER_LIP_SHARE * excess
         head[:, low, 1] -= (1 - UPPER_LIP_SHARE) * excess
         return head, torch.stack(openness, 1)
@@ -146,6 +166,30 @@ def with_lower_rims(landmarks: Tensor) -> Tensor:
         arch = torch.linspace(-1, 1, len(lower), device=landmarks.device).square()
         landmarks[list(lower), :2] += (1 - arch)[:, None] * down
     return landmarks
+
+
+def with_hidden_side_drawn_in(landmarks: Tensor, mesh: FaceMesh) -> Tensor:
+    """Landmarks [478 3] of a photo whose outline on the side turned away lies within the face.
+
+    There the landmarks are guessed, some on what is behind the head; a turn to the front would show that on the cheek.
+    """
+    yaw = head_angles(landmarks)[0]
+    outline = landmarks[mesh.oval, :2]
+    across = outline[:, 0].amax() - outline[:, 0].amin()
+    some, much = (smoothstep((yaw.abs() - low) / (high - low)) for low, high in (TURNED_SOME, TURNED_MUCH))
+    inward = DRAWN_IN * across * some * (1 - much)
+    # A head turned to its own left shows its right side, on the left of the picture.
+    side = yaw.sign()
+    share = torch.zeros(len(landmarks), device=landmarks.device)
+    for reach in (1.0, 1.0, 0.5):
+        edge = share.nonzero().squeeze(1) if share.any() else mesh.triangles.new_tensor(mesh.oval)
+        near = mesh.triangles[torch.isin(mesh.triangles, edge).any(1)].unique() if share.any() else edge
+        share[near] = share[near].clamp_min(reach)
+    share *= smoothstep(side * (landmarks[:, 0] - outline[:, 0].mean()) / (0.3 * across))
+    features = landmarks[list(OUTER_LIPS + UPPER_LIDS[0] + UPPER_LIDS[1] + BROWS), :2]
+    room = torch.cdist(landmarks[:, :2], features).amin(1)
+    shift = torch.minimum(inward * share, ROOM_TAKEN * room)
+    return landmarks - F.pad((side * shift)[:, None], (0, 2))
 
 
 def _interpolation(head: Tensor, upper: tuple[int, ...], lower: tuple[int, ...]) -> Tensor:

@@ -12,6 +12,7 @@ from flashportrait.errors import UserError
 from flashportrait.job import JobError
 from flashportrait.studio import forms
 from flashportrait.studio.history import DONE, OPEN, RUNNING, Entry
+from flashportrait.studio.models import missing_html
 from flashportrait.studio.page import Found, Page
 from flashportrait.studio.studio import Studio
 from flashportrait.studio.uploads import Kind, numbered, told
@@ -40,7 +41,9 @@ def wire(studio: Studio, blocks: gr.Blocks, page: Page) -> None:
         _wire_estimate(studio, page)
         _wire_run(studio, page)
         _wire_history(studio, page)
-        blocks.load(partial(_opened, studio), page.watched, [page.left_over, page.timer], **QUIET)
+        _wire_live(studio, page)
+        opened = [page.left_over, page.timer, page.controls["model"], page.models_told]
+        blocks.load(partial(_opened, studio), page.watched, opened, **QUIET)
 
 
 def _wire_uploads(studio: Studio, page: Page) -> None:
@@ -271,14 +274,32 @@ def _wire_history(studio: Studio, page: Page) -> None:
     page.history.click(act, page.watched, outputs, **QUIET).then(None, None, None, js=SCROLL, **QUIET)
 
 
-def _opened(studio: Studio, watched: str) -> dict[Any, Any] | list[Any]:
+def _wire_live(studio: Studio, page: Page) -> None:
+    def ticket(portrait: str | None) -> dict[Any, Any]:
+        try:
+            if not portrait:
+                raise UserError("choose a portrait under Animate first")
+            studio.uploads.look(portrait, "portrait")
+            return {page.live_told: "", page.live_ticket: studio.live.ticket(studio.uploads.path(portrait))}
+        except UserError as error:
+            return {page.live_told: notice(str(error), "error"), page.live_ticket: ""}
+
+    page.live_start.click(ticket, page.portrait, [page.live_told, page.live_ticket], **QUIET).then(
+        None, page.live_ticket, None, js="ticket => studioLive.start(ticket)", **QUIET
+    )
+    page.live_rest.click(None, None, None, js="() => studioLive.rest()", **QUIET)
+    page.live_stop.click(None, None, None, js="() => studioLive.stop()", **QUIET)
+
+
+def _opened(studio: Studio, watched: str) -> list[Any]:
     """What a page that has just been opened says of unfinished work; it goes on showing what this browser watched."""
     left = [entry for entry in studio.interrupted if (now := studio.history.get(entry.id)) and now.can_resume]
     said = ""
     if left:
         count = "1 animation was" if len(left) == 1 else f"{len(left)} animations were"
         said = notice(f"{count} interrupted when the studio ended last: resume from the history.", "warning")
-    return [said, gr.Timer(active=bool(watched))]
+    present = [name for name in studio.models if name not in studio.missing]
+    return [said, gr.Timer(active=bool(watched)), gr.update(choices=present), missing_html(studio.missing)]
 
 
 def title_of(entry: Entry) -> str:

@@ -193,14 +193,11 @@ class History:
                 self._unwritten[name] = value
 
     def interrupt(self) -> list[Entry]:
-        """Note of entries that were open when the studio ended that they are interrupted; returns them."""
-        left = [entry for entry in self.entries() if entry.state in OPEN]
-        for entry in left:
-            if entry.output.is_file():
-                self.mark(entry.id, DONE)
-            else:
-                self.mark(entry.id, INTERRUPTED)
-        return [entry for entry in left if not entry.output.is_file()]
+        """Note of entries that were open when a studio ended that they are interrupted; returns all that are."""
+        for entry in self.entries():
+            if entry.state in OPEN:
+                self.mark(entry.id, DONE if entry.output.is_file() else INTERRUPTED)
+        return [entry for entry in self.entries() if entry.state == INTERRUPTED]
 
     def delete(self, name: str) -> None:
         """Remove an entry with all its files.

@@ -34,3 +34,92 @@
     inputs[Number(face.dataset.number) - 1]?.click();
   });
 })();
+
+// The live look: a frame is sent when the last one's answer has come, so that the newest wins and none are queued.
+window.studioLive = (() => {
+  const SIDE = 320;
+  let socket = null, stream = null;
+  const $ = id => document.getElementById(id);
+  const say = text => { if ($("live-said")) $("live-said").textContent = text; };
+
+  async function start(ticket) {
+    stop();
+    if (!ticket) return;
+    const webcam = $("live-webcam");
+    if (!navigator.mediaDevices?.getUserMedia) {
+      say("This browser gives no webcam here: open the studio on its own machine, or through TLS.");
+      return;
+    }
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 } });
+    } catch (error) {
+      say(`The webcam can't be used: ${error.message}.`);
+      return;
+    }
+    webcam.srcObject = stream;
+    await webcam.play();
+    say("Starting ...");
+    const url = new URL("live", document.baseURI);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    url.searchParams.set("ticket", ticket);
+    const mine = socket = new WebSocket(url);
+    mine.binaryType = "blob";
+    run(mine, webcam);
+  }
+
+  function run(mine, webcam) {
+    const small = document.createElement("canvas"), times = [];
+    let sent = 0, shown = "";
+    const send = () => {
+      if (mine !== socket || mine.readyState !== WebSocket.OPEN) return;
+      const scale = SIDE / Math.max(webcam.videoWidth, webcam.videoHeight);
+      small.width = Math.round(webcam.videoWidth * scale);
+      small.height = Math.round(webcam.videoHeight * scale);
+      const pen = small.getContext("2d");
+      pen.setTransform(-1, 0, 0, 1, small.width, 0);
+      pen.drawImage(webcam, 0, 0, small.width, small.height);
+      sent = performance.now();
+      small.toBlob(blob => mine.readyState === WebSocket.OPEN && mine.send(blob), "image/jpeg", 0.8);
+    };
+    mine.onmessage = async event => {
+      if (typeof event.data === "string") {
+        if (event.data === "ready") send(); else { say(event.data); shown = event.data; }
+        return;
+      }
+      const now = performance.now(), delay = now - sent;
+      if (event.data.size) {
+        const picture = await createImageBitmap(event.data);
+        const shownOn = $("live-portrait");
+        if (shownOn) {
+          if (shownOn.width !== picture.width) shownOn.width = picture.width;
+          if (shownOn.height !== picture.height) shownOn.height = picture.height;
+          shownOn.getContext("2d").drawImage(picture, 0, 0);
+        }
+        times.push([now, delay]);
+        while (times[0][0] < now - 2000) times.shift();
+        const rate = times.length > 2 ? 1000 * (times.length - 1) / (now - times[0][0]) : 0;
+        const mean = times.reduce((sum, each) => sum + each[1], 0) / times.length;
+        if (rate) say(`${rate.toFixed(0)} frames a second, ${mean.toFixed(0)} ms behind the webcam.`);
+      } else {
+        say("No face is seen.");
+      }
+      requestAnimationFrame(send);
+    };
+    mine.onclose = () => { if (mine === socket) { stop(); say(shown || "Stopped."); } };
+  }
+
+  function rest() {
+    if (socket?.readyState === WebSocket.OPEN) socket.send("rest");
+  }
+
+  function stop() {
+    const old = socket;
+    socket = null;
+    old?.close();
+    stream?.getTracks().forEach(track => track.stop());
+    stream = null;
+    say("Stopped.");
+  }
+
+  return { start, stop, rest };
+})();

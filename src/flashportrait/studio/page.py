@@ -10,6 +10,7 @@ import gradio as gr
 
 from flashportrait.job import Job
 from flashportrait.studio import forms
+from flashportrait.studio.live import live_html
 from flashportrait.studio.studio import Studio
 
 HERE = Path(__file__).parent
@@ -51,6 +52,7 @@ class Page:
     end: Any = None
     controls: dict[str, Any] = field(default_factory=dict)
     """Of a job's settings, by name."""
+    models_told: Any = None
     animate: Any = None
     told: Any = None
     estimate: Any = None
@@ -77,6 +79,11 @@ class Page:
     history_tab: Any = None
     history: Any = None
     history_told: Any = None
+    live_start: Any = None
+    live_rest: Any = None
+    live_stop: Any = None
+    live_ticket: Any = None
+    live_told: Any = None
 
     @property
     def driver(self) -> list[Any]:
@@ -108,6 +115,15 @@ def lay_out(studio: Studio) -> tuple[gr.Blocks, Page]:
             with gr.Tab("History", id="history") as page.history_tab:
                 page.history_told = gr.HTML()
                 page.history = gr.HTML(elem_id="history", js_on_load=HISTORY_SCRIPT)
+            with gr.Tab("Live", id="live"):
+                gr.HTML('<p class="notice">Your webcam moves the portrait that is chosen under Animate, at once.</p>')
+                gr.HTML(live_html())
+                page.live_told = gr.HTML(elem_id="live-told")
+                page.live_ticket = gr.Textbox(visible=False)
+                with gr.Row(elem_classes="buttons"):
+                    page.live_start = gr.Button("Start", variant="primary", scale=0, elem_id="live-start")
+                    page.live_rest = gr.Button("I am at rest now", scale=0, elem_id="live-rest")
+                    page.live_stop = gr.Button("Stop", scale=0, elem_id="live-stop")
     return blocks, page
 
 
@@ -179,6 +195,7 @@ def _settings(page: Page, studio: Studio) -> None:
     with gr.Row():
         for name in ("model", "speed"):
             page.controls[name] = forms.control(known[name], studio.models)
+    page.models_told = gr.HTML(elem_id="models-told")
     with gr.Accordion("More settings", open=False, elem_id="more"):
         for group, entries in forms.folded().items():
             gr.HTML(f"<h3>{group.partition(' (')[0].capitalize()}</h3>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -40,6 +41,23 @@ class Address:
         host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(self.host, self.host)
         host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}/" + (f"?token={self.token}" if self.token else "")
+
+
+def check_installed() -> None:
+    """Refuse to begin without what the page is made with; nothing is reported to anybody by it.
+
+    Raises:
+        UserError: the extra ``studio`` isn't installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+    try:
+        import fastapi  # noqa: F401
+        import gradio  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "the studio needs Gradio, which is not installed: pip install 'flashportrait[studio]'"
+        ) from error
 
 
 def open_address(host: str, port: int, token: str | None) -> tuple[Address, socket.socket]:
@@ -88,12 +106,8 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def make_app(studio: Studio, address: Address) -> Any:
-    """The whole application, ASGI.
-
-    Raises:
-        UserError: the extra ``studio`` isn't installed.
-    """
-    _prepare_gradio(studio.history.uploads)
+    """The whole application, ASGI."""
+    os.environ["GRADIO_TEMP_DIR"] = str(studio.history.uploads)
     import gradio as gr
     from fastapi import FastAPI
 
@@ -104,6 +118,7 @@ def make_app(studio: Studio, address: Address) -> Any:
 
     app = FastAPI(openapi_url=None)
     app.include_router(routes(studio.history, studio.runner))
+    app.include_router(studio.live.route())
     blocks, page = lay_out(studio)
     wire(studio, blocks, page)
     blocks.queue(default_concurrency_limit=16)
@@ -130,6 +145,8 @@ def make_app(studio: Studio, address: Address) -> Any:
         css_paths=HERE / "page.css",
         head=f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>",
     )
+    # Gradio checks that visitors name files of theirs alone only in apps that it has launched itself.
+    blocks.has_launched = True
     return Guard(app, address.token, loopback=is_loopback(address.host))
 
 
@@ -156,26 +173,11 @@ def serve(studio: Studio, address: Address, sock: socket.socket, ready: Callable
         studio.history.temporary
     )  # of the processes that run jobs, which may not write elsewhere
     config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1, ws="auto")
+    server = Server(config)
+    # Pages that are open when it ends are cut off, which is no error of anybody's.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
     studio.start()
     try:
-        Server(config).run(sockets=[sock])
+        server.run(sockets=[sock])
     finally:
         studio.close()
-
-
-def _prepare_gradio(uploads: Path) -> None:
-    """Set Gradio up before it is imported: nothing is reported to anybody, and uploads lie in our folder.
-
-    Raises:
-        UserError: it isn't installed.
-    """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    try:
-        import fastapi  # noqa: F401
-        import gradio  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "the studio needs Gradio, which is not installed: pip install 'flashportrait[studio]'"
-        ) from error

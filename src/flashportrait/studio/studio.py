@@ -12,8 +12,10 @@ from flashportrait.confinement import Confinement
 from flashportrait.errors import UserError
 from flashportrait.files import user_folder
 from flashportrait.intake import Limits
-from flashportrait.job import MODELS, JobError, convert
+from flashportrait.job import MODELS, Job, JobError, convert
 from flashportrait.studio.history import DONE, Entry, History
+from flashportrait.studio.live import Live
+from flashportrait.studio.models import missing
 from flashportrait.studio.rates import Rates
 from flashportrait.studio.runner import Runner, count_gpus, readable
 from flashportrait.studio.uploads import Uploads
@@ -61,13 +63,17 @@ class Studio:
             for gpu in (range(gpus) if gpus else (None,))
         ]
         self.runner = Runner(self.history, workers, self.rates)
+        self.live = Live(self.history.temporary)
         self._converting = threading.Lock()
         self.interrupted = self.history.interrupt()
         """Entries that an earlier studio left unfinished."""
+        self.missing: dict[str, str] = {}
+        """Models that can't be used here, with the line that says why; found out soon after the start."""
 
     def start(self) -> None:
         """Begin to run jobs."""
         self.runner.start()
+        threading.Thread(target=self._look_for_models, daemon=True).start()
 
     def close(self) -> None:
         """End all processes; what ran can be resumed."""
@@ -129,6 +135,10 @@ class Studio:
             return None
         seconds = self.rates.estimate({**self.options, **settings}, frames, max(picture.width, picture.height))
         return frames, seconds
+
+    def _look_for_models(self) -> None:
+        named = [name for name in self.models if name != Job.settings()["model"].default]
+        self.missing = missing(named)
 
     def convert(self, name: str, kind: str) -> None:
         """Make a result available as another kind of file.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import av
 import numpy as np
@@ -61,15 +63,11 @@ def test_an_upload_is_animated_seen_on_the_way_and_downloaded(visitor: Visitor, 
     report = page.inner_text("#report")
     assert "120 frames of" in report
     assert "A face in every frame" in report
-    for kind, button in (("mp4", None), ("webm", "#make-webm"), ("gif", "#make-gif")):
-        if button is not None:
-            page.click(button)
-        with page.expect_download() as download:
-            page.click(f"a.download[href*='result.{kind}']")
-        assert download.value.suggested_filename == f"drawn_1-talking_b.{kind}"
-        file = tmp_path / f"made.{kind}"
-        download.value.save_as(file)
-        assert contents(file) == (120, 25.0, kind != "gif")
+    with page.expect_download() as download:
+        page.click("a.download")
+    assert download.value.suggested_filename == "drawn_1-talking_b.mp4"
+    download.value.save_as(tmp_path / "made.mp4")
+    assert contents(tmp_path / "made.mp4") == (120, 25.0, True)
     assert read_origin(tmp_path / "made.mp4").state == "intact"
     visitor.open()  # all is there again, and "again" keeps everything
     visitor.wait_result()
@@ -160,7 +158,7 @@ def test_bad_input_is_told_where_it_was_given(visitor: Visitor, driver: Path, tm
 def test_a_phone_and_a_keyboard_are_enough(browser: Any, served: Served) -> None:
     visitor = Visitor(browser, served.url, width=360, color_scheme="dark")
     page = visitor.page
-    for tab in ("History", "Animate"):
+    for tab in ("History", "Live", "Animate"):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
@@ -175,3 +173,85 @@ def test_a_phone_and_a_keyboard_are_enough(browser: Any, served: Served) -> None
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     visitor.context.close()
     assert visitor.trouble == []
+
+
+def test_of_several_faces_one_is_clicked_and_the_result_is_made_into_other_kinds(
+    visitor: Visitor, served: Served, driver: Path, tmp_path: Path
+) -> None:
+    page = visitor.page
+    both = Image.new("RGB", (1024, 512))
+    for place, name in ((0, "drawn_1.png"), (512, "drawn_2.png")):
+        both.paste(Image.open(EXAMPLES / name).convert("RGB").resize((512, 512)), (place, 0))
+    both.save(tmp_path / "both.png")
+    visitor.upload(tmp_path / "both.png", driver)
+    assert "2 faces found: choose one" in page.inner_text("#portrait-told")
+    page.click("[data-pick=portrait-face][data-number='2']")
+    assert page.is_checked("#portrait-face input[value='2']")
+    visitor.fill("start", "1")
+    visitor.fill("end", "1.8")
+    page.click("#animate")
+    visitor.wait_result()
+    about = json.loads((served.folder / visitor.watched / "job.json").read_text())
+    assert about["settings"] | {"portrait_face": "2", "trim": "1:1.8"} == about["settings"]
+    assert page.get_attribute("#trio video[data-follow]", "data-follow") == "1"
+    for kind in ("webm", "gif"):
+        page.click(f"#make-{kind}")
+        with page.expect_download() as download:
+            page.click(f"a.download[href*='result.{kind}']")
+        assert download.value.suggested_filename == f"both-talking_b.{kind}"
+        download.value.save_as(tmp_path / f"made.{kind}")
+        assert contents(tmp_path / f"made.{kind}") == (20, 25.0, kind == "webm")
+
+
+def test_no_file_of_the_machine_can_be_named(served: Served, visitor: Visitor) -> None:
+    secret = served.folder / "rates.json"
+    secret.touch()
+    for path in ("/etc/passwd", str(secret), str(Path(__file__))):
+        with pytest.raises(HTTPError) as error:
+            urlopen(f"{served.url}gradio_api/file={path}")
+        assert error.value.code in (403, 404)
+    with visitor.page.expect_request(lambda request: "drawn_1.png" in (request.post_data or "")[:2000]) as request:
+        visitor.page.set_input_files("#portrait input[type=file]", PORTRAIT)
+    asked = json.loads(request.value.post_data)
+    for number, path in enumerate(("/etc/passwd", str(EXAMPLES / "drawn_1.png"), str(secret))):
+        asked["data"][0]["path"], asked["session_hash"] = path, f"stranger{number}"
+        answer = visitor.page.evaluate(
+            """async asked => {
+                await fetch('gradio_api/queue/join', {method: 'POST', body: JSON.stringify(asked),
+                    headers: {'content-type': 'application/json'}});
+                return await (await fetch('gradio_api/queue/data?session_hash=' + asked.session_hash)).text();
+            }""",
+            asked,
+        )
+        assert "process_completed" in answer
+        assert '"success":false' in answer
+        assert "root:" not in answer
+
+
+def test_what_ends_with_the_studio_is_offered_for_resuming(
+    browser: Any, serve: Callable[..., Served], driver: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "history"
+    served = serve(folder, "--share-token", "a-token-to-share")
+    assert served.url.endswith("?token=a-token-to-share")
+    visitor = Visitor(browser, served.url)
+    visitor.upload(PORTRAIT, driver)
+    visitor.fill("setting-size", "800")
+    visitor.fill("end", "1")
+    with pytest.raises(HTTPError, match="401"):
+        urlopen(served.url.partition("?")[0])
+    visitor.page.click("#animate")
+    visitor.wait("Drawing frames")
+    assert served.end() == 130
+    assert [line for line in served.lines if "rror" in line] == ["flashportrait: error: interrupted"]
+    name = served.newest
+    assert json.loads((folder / name / "state.json").read_text())["state"] == "interrupted"
+    again = serve(folder)
+    visitor.url = again.url
+    visitor.open()
+    visitor.wait("1 animation was interrupted", "body")
+    visitor.page.get_by_role("tab", name="History").click()
+    visitor.page.locator(f"[data-act=resume][data-entry='{name}']").click()
+    visitor.wait_result()
+    assert contents(folder / name / "result.mp4") == (25, 25.0, True)
+    visitor.context.close()
