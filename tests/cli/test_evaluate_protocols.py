@@ -14,7 +14,7 @@ from flashportrait.cli import main
 from flashportrait.cli.console import Console
 from flashportrait.cli.evaluating import conclude, distinct_names, videos_among
 from flashportrait.evaluation.protocols import Entry
-from flashportrait.evaluation.scoring import Score
+from flashportrait.evaluation.scoring import Scored
 from flashportrait.face.motion import MotionFeatures
 from flashportrait.media.reader import VideoReader
 from flashportrait.media.writer import VideoWriter
@@ -28,9 +28,7 @@ def words(toy_model: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def unscored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Toys make noise, which can't be scored; how results are is tested with the scorer."""
-    monkeypatch.setattr(
-        "flashportrait.evaluation.scoring.Scorer.__call__", lambda self, entry: Score(entry.result.name)
-    )
+    monkeypatch.setattr("flashportrait.evaluation.scoring.Scorer.score", lambda self, entry: Scored(entry))
 
 
 def film(path: Path, frames: int = 5) -> Path:
@@ -52,7 +50,10 @@ def test_self_reenactment_drives_the_first_frame_with_the_video(
     video, out = film(tmp_path / "clip.mp4"), tmp_path / "out"
     assert main(["evaluate", "self", str(video), "--out", str(out), *words]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["manifest"], [item["result"] for item in told["items"]]) == (str(out / "manifest.csv"), ["clip.mp4"])
+    assert (told["manifest"], [Path(item["result"]).name for item in told["items"]]) == (
+        str(out / "manifest.csv"),
+        ["clip.mp4"],
+    )
     assert json.loads((out / "manifest.scores.json").read_text())["items"] == told["items"]
     (row,) = rows_of(out / "manifest.csv")
     assert row == {
@@ -79,7 +80,8 @@ def test_cross_reenactment_makes_what_is_missing_and_leaves_others_results(
     )
     command = ["evaluate", "cross", str(manifest), *words]
     assert main(command) == 0
-    assert [item["result"] for item in json.loads(capsys.readouterr().out)["items"]] == ["foreign.mp4", "ours.mp4"]
+    told = json.loads(capsys.readouterr().out)
+    assert [Path(item["result"]).name for item in told["items"]] == ["foreign.mp4", "ours.mp4"]
     made = tmp_path / "made" / "ours.mp4"
     assert foreign.read_bytes() == before
     assert VideoReader(made).info.frames == 11
@@ -150,15 +152,16 @@ def test_mistakes_are_told(
 def test_what_can_not_be_scored_is_told_and_shows_in_the_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    score = Score("r.mp4", ["there is no face"], [{"start": 0.0, "frames": 4.0, "psnr": 31.25}])
-    monkeypatch.setattr("flashportrait.evaluation.scoring.Scorer.__call__", lambda self, entry: score)
     entry = Entry(tmp_path / "p.png", tmp_path / "d.mp4", tmp_path / "r.mp4")
+    scored = Scored(entry, problems=["there is no face"])
+    scored.values["psnr"] = 31.25
+    monkeypatch.setattr("flashportrait.evaluation.scoring.Scorer.score", lambda self, entry: scored)
     assert conclude(tmp_path / "m.csv", [entry], 0, Console()) == 1
     told = capsys.readouterr()
     assert "r.mp4: there is no face" in told.err
     assert [line.split()[:2] for line in told.out.splitlines()[:3]] == [
         ["result", "psnr"],
-        ["r.mp4", "31.25"],
+        [str(tmp_path / "r.mp4"), "31.25"],
         ["mean", "31.25"],
     ]
 

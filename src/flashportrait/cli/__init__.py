@@ -31,6 +31,7 @@ COMMANDS = {
     "train": "train the embedded model from nothing",
     "bench": "measure what this machine does with a model, stage by stage",
     "fit-speed": "fit the speed dial to a model, from clips that it runs exactly",
+    "evaluate": "score results of any method, from a table or a folder",
     "evaluate hard": "build a set of hard performances whose right answer is known",
     "evaluate self": "give videos back from their first frames: self-reenactment",
     "evaluate cross": "carry performances to other people's portraits: cross-reenactment",
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return EXIT_USAGE
-    console = Console(quiet=args.quiet, as_json=args.json, debug=args.debug)
+    console = Console(quiet=args.quiet, as_json=args.json is True, debug=args.debug)
     try:
         with _terminable(), console.listening():
             code = args.run(args, console) or 0

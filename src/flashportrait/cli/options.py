@@ -14,7 +14,8 @@ def add_console_options(parser: argparse.ArgumentParser) -> None:
     """What every command takes."""
     group = parser.add_argument_group("messages")
     group.add_argument("--quiet", "-q", action="store_true", help="silence all but errors")
-    group.add_argument("--json", action="store_true", help="print one JSON object on stdout at the end")
+    if "--json" not in parser._option_string_actions:  # a command may have one of its own, which takes a file
+        group.add_argument("--json", action="store_true", help="print one JSON object on stdout at the end")
     group.add_argument("--debug", action="store_true", help="show tracebacks and the libraries' messages")
 
 

