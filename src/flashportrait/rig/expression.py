@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
 from flashportrait.rig.landmarks import (
+    BROWS,
     INNER_LIPS_LOWER,
     INNER_LIPS_UPPER,
     IRISES,
@@ -60,7 +61,6 @@ LID_ACTIONS = ("eyeBlink", "eyeWide")
 """Actions of the lids alone: the skin above follows by other means (``face.CREASE_SHARE``)."""
 LONGEST_TRAVEL_CM = {"mouth": 1.5, "brow": 1.2}
 """The furthest that an action of the lips or the brows, fully shown, moves any of their landmarks."""
-BROWS = (70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285)
 UPPER_LIP_WITH_JAW = 0.5
 """Share of the upper lip's motion with the jaw, as regressed, that is the jaw's: teeth show below it."""
 FUNNEL_WITH_JAW = 0.2
@@ -92,7 +92,7 @@ def anatomical(basis: Tensor, gains: Tensor, canonical_face: Tensor) -> Tensor:
             basis[row] *= 1 - (1 - UPPER_LIP_WITH_JAW) * upper_lip_share(canonical_face)[:, None]
         if name.startswith("mouth"):
             _keep_to_lips(basis[row], name, basis[jaw], canonical_face)
-        for start, landmarks in (("mouth", LIPS), ("brow", BROWS)):
+        for start, landmarks in (("mouth", LIPS), ("brow", BROWS[0] + BROWS[1])):
             if name.startswith(start):
                 travel = gains[row] * basis[row].norm(dim=1)[list(landmarks)].amax()
                 basis[row] *= (LONGEST_TRAVEL_CM[start] / travel.clamp_min(1e-6)).clamp(max=1)

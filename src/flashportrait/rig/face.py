@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
-from flashportrait.rig.expression import BROWS, CHIN, smoothstep
+from flashportrait.rig.expression import CHIN, smoothstep
 from flashportrait.rig.landmarks import (
+    BROWS,
     INNER_LIPS_LOWER,
     INNER_LIPS_UPPER,
     LID_CREASES,
@@ -186,7 +187,7 @@ def with_hidden_side_drawn_in(landmarks: Tensor, mesh: FaceMesh) -> Tensor:
         near = mesh.triangles[torch.isin(mesh.triangles, edge).any(1)].unique() if share.any() else edge
         share[near] = share[near].clamp_min(reach)
     share *= smoothstep(side * (landmarks[:, 0] - outline[:, 0].mean()) / (0.3 * across))
-    features = landmarks[list(OUTER_LIPS + UPPER_LIDS[0] + UPPER_LIDS[1] + BROWS), :2]
+    features = landmarks[list(OUTER_LIPS + UPPER_LIDS[0] + UPPER_LIDS[1] + BROWS[0] + BROWS[1]), :2]
     room = torch.cdist(landmarks[:, :2], features).amin(1)
     shift = torch.minimum(inward * share, ROOM_TAKEN * room)
     return landmarks - F.pad((side * shift)[:, None], (0, 2))

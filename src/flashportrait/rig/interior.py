@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashportrait.rig.expression import smoothstep
-from flashportrait.rig.landmarks import INNER_LIPS_LOWER, INNER_LIPS_UPPER, IRISES, LID_CREASES, LOWER_LIDS, UPPER_LIDS
+from flashportrait.rig.landmarks import (
+    BROWS,
+    INNER_LIPS_LOWER,
+    INNER_LIPS_UPPER,
+    IRISES,
+    LID_CREASES,
+    LOWER_LIDS,
+    UPPER_LIDS,
+)
 from flashportrait.rig.mesh import points_in_polygon
 from flashportrait.rig.teeth import lower_row, upper_row
 
@@ -96,9 +104,10 @@ def paint_layers(image: Tensor, landmarks: Tensor, pixels_per_cm: float, lip_ris
     jaw, lids = torch.zeros_like(skull[:4]), torch.zeros_like(skull[:4])
     light = _light(image, landmarks)
     _paint_mouth(skull, jaw, part, points, pixels_per_cm, light, lip_rise, jaw_drop)
-    for upper, lower, crease, iris in zip(UPPER_LIDS, LOWER_LIDS, LID_CREASES, IRISES, strict=True):
+    eyes = zip(UPPER_LIDS, LOWER_LIDS, LID_CREASES, IRISES, BROWS, strict=True)
+    for upper, lower, crease, iris, brow in eyes:
         _paint_eye(skull, part, points, upper, lower, iris, light)
-        _paint_lid(lids, part, points, upper, lower, crease)
+        _paint_lid(lids, part, points, upper, lower, crease, brow)
     return Layers(corner, skull, jaw, lids)
 
 
@@ -241,6 +250,7 @@ def _paint_lid(
     upper: tuple[int, ...],
     lower: tuple[int, ...],
     crease: tuple[int, ...],
+    brow: tuple[int, ...],
 ) -> None:
     """What an open lid folds away, from the skin around: the strip that is seen would be drawn out to streaks."""
     contour = torch.cat((points[list(upper)], points[list(lower)].flip(0)[1:-1]))
@@ -249,12 +259,13 @@ def _paint_lid(
     picture = image[:, rows, columns]
     opening = points_in_polygon(pixels, contour)
     strip = points_in_polygon(pixels, torch.cat((points[list(upper)], points[list(crease)].flip(0))))
+    hairy = _blurred(points_in_polygon(pixels, points[list(brow)])[None].float(), LASHES * width)[0] > 0
     lashes, covered, around = (
         _blurred(mask[None].float(), reach * width)[0]
         for mask, reach in ((opening, LASH_LINE), (opening | strip, CREASE_FADE), (opening | strip, SKIN_AROUND))
     )
     # Lit skin more than what lies in a fold's shade.
-    skin = ((covered < 0.02) & (around > 0)) * picture.amax(0)
+    skin = ((covered < 0.02) & (around > 0) & ~hairy) * picture.amax(0)
     plain = (picture * skin).sum((1, 2)) / skin.sum().clamp_min(1e-3)
     lids[:3, rows, columns] = _continued(picture, skin, width, plain)
     lids[3, rows, columns] = (1 - smoothstep(lashes / 0.3)) * smoothstep(covered / 0.6)

@@ -13,5 +13,7 @@ UPPER_LIDS = ((33, 246, 161, 160, 159, 158, 157, 173, 133), (263, 466, 388, 387,
 LID_CREASES = ((247, 30, 29, 27, 28, 56, 190), (467, 260, 259, 257, 258, 286, 414))
 """The row of landmarks above the upper lids, outermost first; one above each lid landmark but the corners."""
 LOWER_LIDS = ((33, 7, 163, 144, 145, 153, 154, 155, 133), (263, 249, 390, 373, 374, 380, 381, 382, 362))
+BROWS = ((70, 63, 105, 66, 107, 55, 65, 52, 53, 46), (300, 293, 334, 296, 336, 285, 295, 282, 283, 276))
+"""Around the subject's right and left brow."""
 IRISES = ((468, 469, 470, 471, 472), (473, 474, 475, 476, 477))
 """Iris landmarks of the subject's right and left eye, centre first."""

@@ -91,12 +91,16 @@ def _shade(pixels: Tensor, shape: tuple[int, int, int], reach: float) -> Tensor:
     """
     frames, height, width = shape
     frame, row, column = pixels // (height * width), pixels // width % height, pixels % width
-    top, left = row.amin(), column.amin()
-    row, column, reach = row - top, column - left, max(1, round(reach))
+    row, column, reach = row - row.amin(), column - column.amin(), max(1, round(reach))
     inside = torch.zeros(frames, 1, int(row.amax()) + 1, int(column.amax()) + 1, device=pixels.device)
     inside[frame, 0, row, column] = 1
+    # Shade is soft, so a wide one is made of blocks of pixels.
+    block = max(1, reach // 4)
+    inside, reach = F.avg_pool2d(inside, block, ceil_mode=True, count_include_pad=False), reach // block
     inside = F.pad(inside, (reach, reach, 2 * reach, reach))
     open_share = F.avg_pool2d(F.avg_pool2d(inside, (3 * reach + 1, 1), 1), (1, 2 * reach + 1), 1)
+    if block > 1:
+        open_share = F.interpolate(open_share, scale_factor=block, mode="bilinear", align_corners=False)
     return DARKEST + (1 - DARKEST) * smoothstep((open_share[frame, 0, row, column] - 0.25) / 0.5)
 
 
