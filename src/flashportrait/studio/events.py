@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -304,7 +305,8 @@ def _opened(studio: Studio, watched: str) -> list[Any]:
 
 def title_of(entry: Entry) -> str:
     """An entry in words."""
-    return f"{entry.names.get('portrait', 'portrait')} as {entry.names.get('driver', 'driver')}"
+    portrait, driver = (Path(entry.names.get(role, role)).stem for role in ("portrait", "driver"))
+    return f"{portrait} driven by {driver}"
 
 
 def history_html(studio: Studio) -> str:
