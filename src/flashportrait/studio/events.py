@@ -41,6 +41,7 @@ def wire(studio: Studio, blocks: gr.Blocks, page: Page) -> None:
         _wire_uploads(studio, page)
         _wire_estimate(studio, page)
         _wire_run(studio, page)
+        _wire_downloads(studio, page)
         _wire_history(studio, page)
         _wire_live(studio, page)
         opened = [page.left_over, page.timer, page.controls["model"], page.models_told]
@@ -181,6 +182,8 @@ def _wire_run(studio: Studio, page: Page) -> None:
         **QUIET,
     )
 
+
+def _wire_downloads(studio: Studio, page: Page) -> None:
     def make(kind: str, name: str) -> str:
         try:
             studio.convert(name, kind)
