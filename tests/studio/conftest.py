@@ -17,12 +17,12 @@ from clips import SAMPLE_RATE, beeps
 from studios import EXAMPLES, Served
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-pytest.importorskip("gradio", reason="needs the extra studio")
 
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One studio for all tests of the session."""
+    pytest.importorskip("gradio", reason="needs the extra studio")
     studio = Served(tmp_path_factory.mktemp("studio") / "history")
     yield studio
     studio.end()
@@ -31,6 +31,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Served]]:
     """Starts studios of a test's own: ``serve(folder, *options)``."""
+    pytest.importorskip("gradio", reason="needs the extra studio")
     started: list[Served] = []
 
     def start(folder: Path, *options: str) -> Served:

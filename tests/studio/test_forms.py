@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
 import pytest
+
+pytest.importorskip("gradio", reason="needs the extra studio")
+
+import gradio as gr
 
 from flashportrait.job import Job
 from flashportrait.studio import forms

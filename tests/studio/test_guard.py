@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("httpx", reason="needs the extra studio")
+pytest.importorskip("gradio", reason="needs the extra studio")
 
 from fastapi import FastAPI, WebSocket
 from fastapi.testclient import TestClient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,21 @@ def test_a_full_disk_is_one_line_and_states_are_remembered(
     monkeypatch.undo()
     history.mark(entry.id, CANCELLED)
     assert History(history.folder).get(entry.id).state == CANCELLED
+
+
+def test_old_uploads_go(history: History, portrait: Path, template: Path) -> None:
+    entry = add(history, portrait, template)
+    old, new = history.uploads / "old", history.uploads / "new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "file").touch()
+    os.utime(old, (0, 0))
+    (history.temporary / "link").symlink_to(entry.folder)
+    os.utime(history.temporary / "link", (0, 0), follow_symlinks=False)
+    history.clean()
+    assert [path.name for path in history.uploads.iterdir()] == ["new"]
+    assert list(history.temporary.iterdir()) == []
+    assert history.get(entry.id) == entry
 
 
 def test_a_folder_that_can_not_be_made_is_refused(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_an_upload_is_animated_seen_on_the_way_and_downloaded(visitor: Visitor, 
     visitor.open()  # all is there again, and "again" keeps everything
     visitor.wait_result()
     page.click("#again")
-    visitor.wait("All is as for drawn_1.png", "#told")
+    visitor.wait("All is as for drawn_1 driven by talking b:", "#told")
     page.wait_for_selector("#driver-told .good")
     assert page.input_value("#setting-mouth input[type=number]") == "1.25"
     assert "measured" in visitor.wait("about", "#estimate")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("httpx", reason="needs the extra studio")
+pytest.importorskip("gradio", reason="needs the extra studio")
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient

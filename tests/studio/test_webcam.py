@@ -9,7 +9,7 @@ import pytest
 
 from studios import EXAMPLES, Served, Visitor
 
-pytest.importorskip("httpx", reason="needs the extra studio")
+pytest.importorskip("gradio", reason="needs the extra studio")
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -40,6 +41,7 @@ def wire(studio: Studio, blocks: gr.Blocks, page: Page) -> None:
         _wire_uploads(studio, page)
         _wire_estimate(studio, page)
         _wire_run(studio, page)
+        _wire_downloads(studio, page)
         _wire_history(studio, page)
         _wire_live(studio, page)
         opened = [page.left_over, page.timer, page.controls["model"], page.models_told]
@@ -180,6 +182,8 @@ def _wire_run(studio: Studio, page: Page) -> None:
         **QUIET,
     )
 
+
+def _wire_downloads(studio: Studio, page: Page) -> None:
     def make(kind: str, name: str) -> str:
         try:
             studio.convert(name, kind)
@@ -304,7 +308,8 @@ def _opened(studio: Studio, watched: str) -> list[Any]:
 
 def title_of(entry: Entry) -> str:
     """An entry in words."""
-    return f"{entry.names.get('portrait', 'portrait')} as {entry.names.get('driver', 'driver')}"
+    portrait, driver = (Path(entry.names.get(role, role)).stem for role in ("portrait", "driver"))
+    return f"{portrait} driven by {driver}"
 
 
 def history_html(studio: Studio) -> str:

@@ -36,6 +36,9 @@ ENTRY = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 ENDING = re.compile(r"\.[A-Za-z0-9]{1,11}")
 """Endings that uploaded files keep."""
 
+UPLOADS_SECONDS = 86_400.0
+"""How long uploads stay for pages that are open."""
+
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 INTERRUPTED = "interrupted"
 """Of an entry that was waiting or running when the studio ended."""
@@ -198,6 +201,18 @@ class History:
             if entry.state in OPEN:
                 self.mark(entry.id, DONE if entry.output.is_file() else INTERRUPTED)
         return [entry for entry in self.entries() if entry.state == INTERRUPTED]
+
+    def clean(self) -> None:
+        """Remove uploads and temporary files that are a day old: what of them counts is in entries."""
+        oldest = time.time() - UPLOADS_SECONDS
+        for folder in (self.uploads, self.temporary):
+            for path in folder.iterdir():
+                if path.lstat().st_mtime > oldest:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def delete(self, name: str) -> None:
         """Remove an entry with all its files.

@@ -10,6 +10,7 @@ import gradio as gr
 
 from flashportrait.job import Job
 from flashportrait.studio import forms
+from flashportrait.studio.history import UPLOADS_SECONDS
 from flashportrait.studio.live import live_html
 from flashportrait.studio.studio import Studio
 
@@ -94,7 +95,7 @@ class Page:
 def lay_out(studio: Studio) -> tuple[gr.Blocks, Page]:
     """Everything on the page, not wired up yet."""
     page = Page()
-    blocks = gr.Blocks(title="flashportrait studio", analytics_enabled=False, delete_cache=(3600, 86400))
+    blocks = gr.Blocks(title="flashportrait studio", analytics_enabled=False, delete_cache=(3600, int(UPLOADS_SECONDS)))
     with blocks:
         page.watched = gr.BrowserState("", storage_key="flashportrait-studio", secret="none")
         page.seen, page.wanted = gr.State(""), gr.State({})

@@ -65,6 +65,7 @@ class Studio:
         self.runner = Runner(self.history, workers, self.rates)
         self.live = Live(self.history.temporary)
         self._converting = threading.Lock()
+        self.history.clean()
         self.interrupted = self.history.interrupt()
         """Entries that an earlier studio left unfinished."""
         self.missing: dict[str, str] = {}
