@@ -56,16 +56,18 @@ LASHES = 0.05
 MIN_SCLERA_PIXELS = 6.0
 MOUTH_REACH_CM = (1.5, 1.5, 6.5)
 """How far the layers go on beyond the mouth: to each side, up and down."""
+TRIM = 4
+"""Pixels that are kept around what a layer covers, for it is looked up between them."""
 EYE_REACH = 0.6
 """How far they go on around an eye, in units of its width."""
 
 
 @dataclass(frozen=True)
 class Layers:
-    """What is painted behind the openings, for a part of the photograph."""
+    """What is painted behind the openings, each layer for the part of the photograph that it is needed in."""
 
-    corner: Tensor
-    """Left and top of that part in the photograph, [2]."""
+    corners: tuple[Tensor, Tensor, Tensor]
+    """Left and top of each layer in the photograph, [2]."""
     skull: Tensor
     """[6 h w]: colour; share of the photograph's pixels kept always; share kept while the opening is as in the
     photograph; share of what lies behind the jaw's layer."""
@@ -108,7 +110,18 @@ def paint_layers(image: Tensor, landmarks: Tensor, pixels_per_cm: float, lip_ris
     for upper, lower, crease, iris, brow in eyes:
         _paint_eye(skull, part, points, upper, lower, iris, light)
         _paint_lid(lids, part, points, upper, lower, crease, brow)
-    return Layers(corner, skull, jaw, lids)
+    (jaw, jaw_corner), (lids, lids_corner) = (_trimmed(layer, corner) for layer in (jaw, lids))
+    return Layers((corner, jaw_corner, lids_corner), skull, jaw, lids)
+
+
+def _trimmed(layer: Tensor, corner: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer [4 h w] without the borders where it covers nothing, and its left and top."""
+    rows, columns = (layer[3].any(axis).nonzero().squeeze(1) for axis in (1, 0))
+    if len(rows) == 0:
+        return layer, corner
+    top, left = max(int(rows[0]) - TRIM, 0), max(int(columns[0]) - TRIM, 0)
+    trimmed = layer[:, top : int(rows[-1]) + 1 + TRIM, left : int(columns[-1]) + 1 + TRIM].clone()
+    return trimmed, corner + corner.new_tensor([left, top])
 
 
 def _light(image: Tensor, landmarks: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class PhotoTexture:
     """
 
     def __init__(self, image: Tensor, layers: Layers) -> None:
-        self._corner = layers.corner
+        self._corners = layers.corners
         self._pictures: dict[int, Pyramid] = {1: (image[None], layers.skull[None], layers.jaw[None], layers.lids[None])}
 
     def sample(self, places: Tensor, opened: Tensor, jaw: Tensor | None, texels: int, shade_pixels: float) -> Tensor:
@@ -65,13 +65,13 @@ class PhotoTexture:
             if len(pixels) == 0:
                 continue
             photo = colours.index_select(1, pixels)
-            seen = places.view(-1, 2).index_select(0, pixels) - self._corner
+            seen = places.view(-1, 2).index_select(0, pixels)
             if behind:
                 moved = seen - jaw.index_select(0, pixels // (height * width))
                 painted, kept = self._behind(texels, seen, moved, share - 1)
                 painted = painted * _shade(pixels, (frames, height, width), shade_pixels)
             else:
-                painted, shown = _at(self._pictures[texels][3], seen).split((3, 1))
+                painted, shown = _at(self._pictures[texels][3], seen - self._corners[2]).split((3, 1))
                 kept = 1 + shown * share
             colours.index_copy_(1, pixels, painted + (photo - painted) * kept)
 
@@ -79,8 +79,8 @@ class PhotoTexture:
         """What is painted [3 n] behind openings at places ``seen`` [n 2], ``moved`` where the jaw's layer is looked up,
         and the photograph's share [n]."""
         _, skull, jaw, _ = self._pictures[texels]
-        painted, always, at_rest, behind = _at(skull, seen).split((3, 1, 1, 1))
-        before, covered = _at(jaw, moved).split((3, 1))
+        painted, always, at_rest, behind = _at(skull, seen - self._corners[0]).split((3, 1, 1, 1))
+        before, covered = _at(jaw, moved - self._corners[1]).split((3, 1))
         return painted + (before - painted) * (behind * covered), always + at_rest * as_it_is
 
 
