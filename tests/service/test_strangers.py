@@ -55,6 +55,13 @@ def test_a_server_is_not_opened_to_others_without_keys(tmp_path: Path):
     assert "--new-key" in answer.stderr
 
 
+def test_pages_of_other_sites_can_not_use_a_server_without_keys(server: Server):
+    own = f"http://{server.client.base_url.host}:{server.client.base_url.port}"
+    assert server.client.get("/v1/jobs", headers={"Origin": own}).status_code == 200
+    assert server.client.get("/v1/jobs", headers={"Origin": "https://elsewhere.example"}).status_code == 403
+    assert server.client.get("/v1/jobs", headers={"Host": "elsewhere.example:80"}).status_code == 403
+
+
 def test_files_that_are_too_large_are_refused_before_they_have_come(face: Path, tmp_path: Path):
     with serving("--data", tmp_path, "--max-mib", 0.1) as server:
         stated = server.client.post("/v1/jobs", files={"portrait": face.read_bytes(), "driving": bytes(1 << 20)})

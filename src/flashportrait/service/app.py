@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -26,6 +27,10 @@ from flashportrait.service.results import send_result
 from flashportrait.service.service import Service
 from flashportrait.service.settings import ServiceSettings, offered
 from flashportrait.service.store import ENDED
+
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+Next = Callable[[Request], Awaitable[Response]]
+Middleware = Callable[[Request, Next], Awaitable[Response]]
 
 EVENT_SECONDS = 0.5
 """Between two looks at a job for its listeners."""
@@ -55,12 +60,13 @@ def owner_of(
 Owner = Annotated[Key, Depends(owner_of)]
 
 
-def create_app(settings: ServiceSettings, keys: Keys) -> FastAPI:
+def create_app(settings: ServiceSettings, keys: Keys, *, local: bool = False) -> FastAPI:
     """The application; it works on jobs from its start-up to its shut-down.
 
     Args:
         settings: of the server.
         keys: whom it serves.
+        local: it is reached from this machine alone, and answers to this machine's names alone.
     """
     service = Service(settings, keys)
 
@@ -76,6 +82,7 @@ def create_app(settings: ServiceSettings, keys: Keys) -> FastAPI:
     app.state.service = service
     _answer_errors(app)
     app.middleware("http")(_measured(service.measures))
+    app.middleware("http")(_guarded(keys, local))
     _add_jobs(app, service)
     _add_rest(app, service)
     return app
@@ -208,8 +215,26 @@ def _answer_errors(app: FastAPI) -> None:
         return JSONResponse({"error": line, "problems": problems}, 422)
 
 
-def _measured(measures: Measures) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]:
-    async def measured(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+def _guarded(keys: Keys, local: bool) -> Middleware:
+    """Keeps pages of other sites, which a browser on this machine shows, from using a server that asks for no keys.
+
+    A name that such a site has made to lead here is not one of this machine's, and a page's origin comes with it.
+    """
+
+    async def guarded(request: Request, call_next: Next) -> Response:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        name, _, port = host.rpartition(":")
+        if local and (name if port.isdigit() else host) not in LOOPBACK:
+            return JSONResponse({"error": "this server answers to localhost only: ask for it by that name"}, 403)
+        if not keys.needed and origin is not None and urlsplit(origin).netloc != host:
+            return JSONResponse({"error": "this server has no keys and doesn't answer to other sites' pages"}, 403)
+        return await call_next(request)
+
+    return guarded
+
+
+def _measured(measures: Measures) -> Middleware:
+    async def measured(request: Request, call_next: Next) -> Response:
         started = time.perf_counter()
         response = await call_next(request)
         route = request.scope.get("route")

@@ -43,7 +43,7 @@ def serve(settings: ServiceSettings, keys: Keys, host: str, port: int, *, tell: 
     with lock, _socket(host, port) as listening:
         address = listening.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        app = create_app(settings, keys)
+        app = create_app(settings, keys, local=address[0] in ("127.0.0.1", "::1"))
         config = uvicorn.Config(
             app, log_level=logging.WARNING, access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS, lifespan="on"
         )

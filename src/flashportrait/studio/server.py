@@ -169,9 +169,6 @@ def serve(studio: Studio, address: Address, sock: socket.socket, ready: Callable
             if browser:
                 threading.Thread(target=webbrowser.open, args=(address.url,), daemon=True).start()
 
-    os.environ["TMPDIR"] = str(
-        studio.history.temporary
-    )  # of the processes that run jobs, which may not write elsewhere
     config = uvicorn.Config(app, log_level="error", access_log=False, timeout_graceful_shutdown=1, ws="auto")
     server = Server(config)
     # Pages that are open when it ends are cut off, which is no error of anybody's.
