@@ -167,6 +167,7 @@ def test_a_phone_and_a_keyboard_are_enough(browser: Any, served: Served) -> None
         page.keyboard.press("Enter")
         page.wait_for_selector(f"{told} .good")
     visitor.fill("end", "0.4")
+    visitor.wait("10 frames", "#estimate")  # the page is settled
     page.focus("#animate")
     page.keyboard.press("Enter")
     visitor.wait_result()
