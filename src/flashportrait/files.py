@@ -1,15 +1,18 @@
-"""What all parts need of the file system: a file's hash, and where this user's files lie."""
+"""What all parts need of the file system: a file's hash, a file that grows, and where this user's files lie."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 CHUNK_BYTES = 1 << 20
+GROW_SECONDS = 0.2
+"""Between two looks at a file that grows."""
 
 
 def sha256_of(files: Path | Iterable[Path], start: bytes = b"") -> str:
@@ -28,6 +31,24 @@ def sha256_of(files: Path | Iterable[Path], start: bytes = b"") -> str:
             while chunk := stream.read(CHUNK_BYTES):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+async def growing(file: BinaryIO, grows: Callable[[], bool], block: int = 1 << 18) -> AsyncIterator[bytes]:
+    """The content of an open file that another process writes to, as it comes, and to its end; the file is closed then.
+
+    Args:
+        file: open for reading; it stays readable when it is renamed meanwhile.
+        grows: whether more may come. It is asked before the file is read, so that what came last is not missed.
+        block: bytes that are read at a time.
+    """
+    with file:
+        while True:
+            more = grows()
+            while content := await asyncio.to_thread(file.read, block):
+                yield content
+            if not more:
+                return
+            await asyncio.sleep(GROW_SECONDS)
 
 
 def user_folder(kind: Literal["cache", "config"]) -> Path:

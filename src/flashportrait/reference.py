@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from flashportrait.models.tiny_vae import TEMPORAL_RATIO, State, TinyVideoAutoen
 from flashportrait.models.transformer import with_mask
 from flashportrait.result import to_pictures
 from flashportrait.sampling.windows import Window
+
+Part, Drawn = TypeVar("Part"), TypeVar("Drawn")
 
 KEPT_BYTES = 160 * 2**20
 """Of drawn pictures that are kept, from being encoded to being decoded beside; others are drawn anew."""
@@ -103,25 +105,32 @@ class DrawnClip:
     def __iter__(self) -> Iterator[np.ndarray]:
         """The result's frames, uint8 RGB [H W 3], as the mesh alone draws them.
 
-        On a CPU each is drawn by one thread, and as many at once as there are threads: a frame is many small steps,
-        which threads that share them spend most of their time waiting for.
+        On a CPU as many are drawn at once as there are threads.
         """
         together = torch.get_num_threads() if self.motion.device.type == "cpu" else 1
-        with ThreadPoolExecutor(together, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            coming = deque[Future[np.ndarray]]()
-            try:
-                for frame in range(len(self.motion)):
-                    coming.append(pool.submit(self._finished, frame))
-                    if len(coming) > 2 * together:
-                        yield coming.popleft().result()
-                while coming:
-                    yield coming.popleft().result()
-            finally:
-                for future in coming:
-                    future.cancel()
+        yield from side_by_side(self._finished, range(len(self.motion)), together)
 
     def _finished(self, frame: int) -> np.ndarray:
         return self.finish(self.draw([frame]))[0]
+
+
+def side_by_side(draw: Callable[[Part], Drawn], parts: Iterable[Part], together: int) -> Iterator[Drawn]:
+    """``draw(part)`` of each part, in their order; each by one thread, ``together`` at once.
+
+    Drawing is many small steps, which threads that share them spend most of their time waiting for.
+    """
+    with ThreadPoolExecutor(together, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        coming = deque[Future[Drawn]]()
+        try:
+            for part in parts:
+                coming.append(pool.submit(draw, part))
+                if len(coming) > 2 * together:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for future in coming:
+                future.cancel()
 
 
 class PortraitDrawn:

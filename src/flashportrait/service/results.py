@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from flashportrait.files import growing
 from flashportrait.service.errors import Refused
 from flashportrait.service.service import Service
 from flashportrait.service.settings import FORMATS
@@ -18,8 +17,6 @@ from flashportrait.service.store import Entry
 
 BLOCK = 256 << 10
 """Bytes that are read at a time."""
-GROW_SECONDS = 0.25
-"""Between two looks at a file that grows."""
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -61,7 +58,8 @@ def _growing(service: Service, entry: Entry, part: Path, kind: str, request: Req
     size = part.stat().st_size
     headers = {"Cache-Control": "no-store", "Accept-Ranges": "bytes", "X-Job-State": "running"}
     if asked is None or not (asked[1] or asked[2]):
-        return StreamingResponse(_follow(service, entry, part), media_type=kind, headers=headers)
+        content = growing(part.open("rb"), lambda: service.dispatcher.live(entry.id) is not None)
+        return StreamingResponse(content, media_type=kind, headers=headers)
     first = int(asked[1]) if asked[1] else max(0, size - int(asked[2]))
     last = min(size - 1, int(asked[2])) if asked[1] and asked[2] else size - 1
     if first > last:
@@ -71,15 +69,3 @@ def _growing(service: Service, entry: Entry, part: Path, kind: str, request: Req
         content = file.read(min(last - first + 1, 64 * BLOCK))
     headers["Content-Range"] = f"bytes {first}-{first + len(content) - 1}/*"
     return Response(content, 206, media_type=kind, headers=headers)
-
-
-async def _follow(service: Service, entry: Entry, part: Path) -> AsyncIterator[bytes]:
-    """A growing file's content until the job has ended."""
-    with part.open("rb") as file:  # which stays readable when the file gets its final name
-        while True:
-            running = service.dispatcher.live(entry.id) is not None
-            while block := await run_in_threadpool(file.read, BLOCK):
-                yield block
-            if not running:
-                return
-            await asyncio.sleep(GROW_SECONDS)

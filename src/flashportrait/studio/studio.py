@@ -185,7 +185,8 @@ class Studio:
             UserError: it is waiting or running.
         """
         self.history.delete(name)
-        shutil.rmtree(self.history.uploads / name, ignore_errors=True) if self.history.get(name) is None else None
+        if self.history.get(name) is None:
+            shutil.rmtree(self.history.uploads / name, ignore_errors=True)
 
 
 def examples_folder() -> Path | None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, StreamingResponse
 
+from flashportrait.files import growing
 from flashportrait.studio.history import RUNNING, Entry, History
 from flashportrait.studio.runner import Runner
 
@@ -33,9 +32,6 @@ MEDIA_TYPES = {
 """What a browser may show; all else is sent as bytes, so that no upload runs as a page of the studio's."""
 KINDS = ("mp4", "webm", "gif")
 """What a result can be downloaded as."""
-LOOK_SECONDS = 0.2
-"""Time between two looks at a file that grows."""
-BLOCK = 1 << 16
 
 
 def routes(history: History, runner: Runner) -> APIRouter:
@@ -80,18 +76,11 @@ def routes(history: History, runner: Runner) -> APIRouter:
         except OSError:
             raise HTTPException(404, "nothing to see yet") from None
 
-        async def growing() -> AsyncIterator[bytes]:
-            with file:
-                while True:
-                    if block := file.read(BLOCK):
-                        yield block
-                        continue
-                    now = runner.status(entry.id)
-                    if now is None or now.state != RUNNING:
-                        return
-                    await asyncio.sleep(LOOK_SECONDS)
+        def grows() -> bool:
+            now = runner.status(entry.id)
+            return now is not None and now.state == RUNNING
 
-        return StreamingResponse(growing(), media_type="video/mp4", headers={"Cache-Control": "no-store"})
+        return StreamingResponse(growing(file, grows), media_type="video/mp4", headers={"Cache-Control": "no-store"})
 
     return router
 

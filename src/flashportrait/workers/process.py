@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from typing import Any, Protocol
@@ -164,20 +164,20 @@ class _Cancel:
             self.ended = True
         return self._set or self.ended
 
-    def next_order(self) -> Any:
-        """Wait for an order; None once there will be no more."""
-        self._set = False
+    def orders(self) -> Iterator[Any]:
+        """Orders as they come, until there will be no more."""
         while not self.ended:
             try:
-                if self._pipe.poll(0.5):
-                    order = self._pipe.recv()
-                    if order == CLOSE:
-                        break
-                    if order != CANCEL:  # which came too late to stop anything
-                        return order
+                if not self._pipe.poll(0.5):
+                    continue
+                order = self._pipe.recv()
             except (EOFError, OSError):
-                break
-        return None
+                return
+            if order == CLOSE:
+                return
+            if order != CANCEL:  # which came too late to stop anything
+                self._set = False
+                yield order
 
     def _end(self, *_: object) -> None:
         self.ended = True
@@ -194,7 +194,7 @@ def _work(pipe: connection.Connection, make: Callable[[Any], Worker], confinemen
         with contextlib.suppress(OSError):  # nobody listens any more: the order is stopped at its next step
             pipe.send((ended, news))
 
-    while (order := cancel.next_order()) is not None:
+    for order in cancel.orders():
         tell(worker.run(order, tell), True)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +28,7 @@ from flashportrait.files import sha256_of
 from flashportrait.inputs import FaceChoice, FramedPortrait, Framing, frame_portrait
 from flashportrait.media.place import written_whole
 from flashportrait.media.writer import VideoWriter
+from flashportrait.reference import side_by_side
 from flashportrait.result import to_pictures
 
 FRAMING = Framing(mode="face", face_size=0.52, face_center=(0.5, 0.48))
@@ -162,22 +161,23 @@ class HardSet:
         provenance = f"performance {performance.number} of a hard set, seed {self.recipe.seed}"
         MotionFeatures(cast.rows.numpy(), Fraction(RATE), provenance=provenance).save(part / "motion.safetensors")
 
-        def driving(first: int, rows: Tensor) -> Tensor:
+        def driving(first: int) -> Tensor:
+            rows = cast.rows[first : first + CHUNK]
             seconds = [(first + index) / RATE for index in range(len(rows))]
             frames, places = cast.performer.draw(rows), cast.performer.places(rows)
             return draw_occlusions(
                 frames, seconds, places, performance.occlusions, cast.performer.skin, cast.performer.hair
             )
 
-        def truth(first: int, rows: Tensor) -> Tensor:
-            return cast.animated.draw(rows)
+        def truth(first: int) -> Tensor:
+            return cast.animated.draw(cast.rows[first : first + CHUNK])
 
         row = {"name": performance.name, "kind": performance.kind, "frames": str(len(performance))}
         row |= {"rows": performance.digest, "portrait": picture_digest(part / "portrait.png")}
         for name, draw in (("driving", driving), ("truth", truth)):
             path = part / f"{name}.mp4"
             with VideoWriter(path, Fraction(RATE)) as writer:
-                for frames in _in_order(draw, cast.rows):
+                for frames in side_by_side(draw, range(0, len(cast.rows), CHUNK), torch.get_num_threads()):
                     for frame in to_pictures(frames):
                         writer.write(frame)
                     on_frames(len(frames))
@@ -232,23 +232,3 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
     if not rows or not {"name", "rows"} <= rows[0].keys():
         raise UserError(f"'{path}' has no columns name and rows: give a hashes.csv of a hard set")
     return {row["name"]: row for row in rows}
-
-
-def _in_order(draw: Callable[[int, Tensor], Tensor], rows: Tensor) -> Iterator[Tensor]:
-    """``draw(first, rows)`` of parts of the rows, one after another; each by one thread, as many as there are at once.
-
-    Drawing is many small steps, which threads that share them spend most of their time waiting for.
-    """
-    together = torch.get_num_threads()
-    with ThreadPoolExecutor(together, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        coming = deque[Future[Tensor]]()
-        try:
-            for index, part in enumerate(rows.split(CHUNK)):
-                coming.append(pool.submit(draw, index * CHUNK, part))
-                if len(coming) > together:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
-        finally:
-            for future in coming:
-                future.cancel()

@@ -1,7 +1,8 @@
-"""Hashes of files, and where a user's own lie."""
+"""Hashes of files, files that grow, and where a user's own lie."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import pytest
 
 from flashportrait import files
-from flashportrait.files import sha256_of, user_folder
+from flashportrait.files import growing, sha256_of, user_folder
 
 
 def test_files_are_hashed_one_after_another(tmp_path: Path):
@@ -25,6 +26,27 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path):
     with pytest.raises(OSError, match="gone") as refusal:
         sha256_of([tmp_path / "gone"])
     assert refusal.value.filename == str(tmp_path / "gone") or refusal.value.filename == tmp_path / "gone"
+
+
+def test_what_is_written_last_to_a_growing_file_is_not_missed(tmp_path: Path):
+    path = tmp_path / "growing"
+    path.write_bytes(b"one")
+    looks = 0
+
+    def grows() -> bool:
+        """It ends right after it has been asked for the second time, having written once more."""
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            with path.open("ab") as file:
+                file.write(b"two")
+            path.rename(tmp_path / "whole")
+        return looks < 2
+
+    async def read() -> list[bytes]:
+        return [block async for block in growing(path.open("rb"), grows)]
+
+    assert asyncio.run(read()) == [b"one", b"two"]
 
 
 @pytest.mark.parametrize(
