@@ -18,6 +18,7 @@ PACKAGE = Path(flashportrait.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "listening": {"errors"},
     "sampling": {"errors"},
     "checkpoints": {"errors"},
     "models": {"errors", "checkpoints"},
@@ -61,11 +62,12 @@ ALLOWED: dict[str, set[str]] = {
     "workers": {"errors", "confinement", "job"},
     "intake": {"errors", "confinement", "weights", "face", "media"},
     "batch": {"errors", "files", "job", "workers"},
-    "service": {"errors", "files", "confinement", "workers", "intake", "marking", "job"},
-    "studio": {"errors", "files", "confinement", "job", "workers", "intake"},
+    "service": {"errors", "files", "listening", "confinement", "workers", "intake", "marking", "job"},
+    "studio": {"errors", "files", "listening", "confinement", "job", "workers", "intake"},
     "cli": {
         "errors",
         "files",
+        "listening",
         "distributed",
         "models",
         "weights",

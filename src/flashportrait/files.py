@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import sys
@@ -41,6 +40,8 @@ async def growing(file: BinaryIO, grows: Callable[[], bool], block: int = 1 << 1
         grows: whether more may come. It is asked before the file is read, so that what came last is not missed.
         block: bytes that are read at a time.
     """
+    import asyncio
+
     with file:
         while True:
             more = grows()

@@ -21,7 +21,8 @@ from flashportrait.models.transformer import with_mask
 from flashportrait.result import to_pictures
 from flashportrait.sampling.windows import Window
 
-Part, Drawn = TypeVar("Part"), TypeVar("Drawn")
+Part = TypeVar("Part")
+Drawn = TypeVar("Drawn")
 
 KEPT_BYTES = 160 * 2**20
 """Of drawn pictures that are kept, from being encoded to being decoded beside; others are drawn anew."""

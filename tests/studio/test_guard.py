@@ -11,7 +11,8 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from flashportrait.errors import UserError
-from flashportrait.studio.guard import Guard, is_loopback
+from flashportrait.listening import is_loopback
+from flashportrait.studio.guard import Guard
 from flashportrait.studio.server import open_address
 
 

@@ -125,7 +125,7 @@ def read_folder(folder: Path) -> list[Entry]:
         elif several:
             mistakes.append(f"{item.name} has several of {', '.join(several)}")
         else:
-            entries.append(Entry(*(found[name][0] if found[name] else None for name in PARTS)))  # type: ignore[arg-type]
+            entries.append(Entry(**{name: paths[0] for name, paths in found.items() if paths}))
     if mistakes:
         raise UserError(f"'{folder}' has {len(mistakes)} bad items: {'; '.join(mistakes)}")
     if not entries:

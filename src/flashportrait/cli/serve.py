@@ -7,8 +7,7 @@ from pathlib import Path
 
 from flashportrait.cli.console import Console
 from flashportrait.errors import UserError
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+from flashportrait.listening import is_loopback
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Serve until the process is asked to end."""
     if args.new_key is not None:
         return _new_key(args, console)
-    if args.host not in LOOPBACK and args.key_file is None and not args.open:
+    if not is_loopback(args.host) and args.key_file is None and not args.open:
         raise UserError(
             f"--host {args.host} is open to others and there are no keys: make one with --new-key NAME --key-file F, "
             "or say --open"

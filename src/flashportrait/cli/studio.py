@@ -40,8 +40,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
     check_installed()
     from flashportrait.studio.studio import Studio, examples_folder
 
-    if not 0 <= args.port <= 65535:
-        raise UserError(f"there is no port {args.port}: give one from 1024 to 65535")
     if args.keep < 1:
         raise UserError(f"--keep is {args.keep}: give a whole number from 1 up")
     for model in args.model:

@@ -330,9 +330,9 @@ def summarise(items: Sequence[Scored], seed: int = 0) -> dict[str, dict[str, Any
             drawn = generator.choice(finite, (RESAMPLES, len(finite))).mean(1)
             bounds = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
             interval = [_rounded(float(bound)) for bound in bounds]
-        summary[name] = {"mean": _rounded(mean), "interval": interval, "items": len(values)}
-        if len(finite) < len(values):
-            summary[name] |= {"infinite": len(values) - len(finite)}  # type: ignore[operator]
+        found = {"mean": _rounded(mean), "interval": interval, "items": len(values)}
+        infinite = len(values) - len(finite)
+        summary[name] = {**found, "infinite": infinite} if infinite else found
     return summary
 
 

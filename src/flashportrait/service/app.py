@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from flashportrait.errors import UserError
+from flashportrait.listening import stranger
 from flashportrait.service import description
 from flashportrait.service.errors import Refused
 from flashportrait.service.keys import Key, Keys
@@ -28,7 +28,6 @@ from flashportrait.service.service import Service
 from flashportrait.service.settings import ServiceSettings, offered
 from flashportrait.service.store import ENDED
 
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 Next = Callable[[Request], Awaitable[Response]]
 Middleware = Callable[[Request, Next], Awaitable[Response]]
 
@@ -216,18 +215,13 @@ def _answer_errors(app: FastAPI) -> None:
 
 
 def _guarded(keys: Keys, local: bool) -> Middleware:
-    """Keeps pages of other sites, which a browser on this machine shows, from using a server that asks for no keys.
-
-    A name that such a site has made to lead here is not one of this machine's, and a page's origin comes with it.
-    """
+    """Keeps pages of other sites, which a browser on this machine shows, from using a server that asks for no keys."""
 
     async def guarded(request: Request, call_next: Next) -> Response:
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        name, _, port = host.rpartition(":")
-        if local and (name if port.isdigit() else host) not in LOOPBACK:
-            return JSONResponse({"error": "this server answers to localhost only: ask for it by that name"}, 403)
-        if not keys.needed and origin is not None and urlsplit(origin).netloc != host:
-            return JSONResponse({"error": "this server has no keys and doesn't answer to other sites' pages"}, 403)
+        origin = None if keys.needed else request.headers.get("origin")
+        refusal = stranger(request.headers.get("host", ""), origin, local=local)
+        if refusal is not None:
+            return JSONResponse({"error": f"this server {refusal}"}, 403)
         return await call_next(request)
 
     return guarded

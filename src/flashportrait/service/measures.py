@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from flashportrait.service.store import State, Store
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from flashportrait.service.dispatch import Dispatcher
 
 
-class Measures:
+class Measures(Collector):
     """Of one server: requests, jobs by state, workers, its process."""
 
     def __init__(self, store: Store, dispatcher: Dispatcher) -> None:
@@ -30,7 +31,7 @@ class Measures:
         )
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(self)  # type: ignore[arg-type]
+        self._registry.register(self)
 
     def answered(self, method: str, path: str, status: int, seconds: float) -> None:
         """Note a request."""

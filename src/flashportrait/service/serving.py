@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -12,6 +10,7 @@ import uvicorn
 from filelock import FileLock, Timeout
 
 from flashportrait.errors import UserError
+from flashportrait.listening import is_loopback, listen
 from flashportrait.service.app import create_app
 from flashportrait.service.keys import Keys
 from flashportrait.service.settings import ServiceSettings
@@ -40,10 +39,10 @@ def serve(settings: ServiceSettings, keys: Keys, host: str, port: int, *, tell: 
         raise UserError(
             f"another server works in '{settings.data}': stop it, or give another folder with --data"
         ) from None
-    with lock, _socket(host, port) as listening:
+    with lock, listen(host, port, "another server") as listening:
         address = listening.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        app = create_app(settings, keys, local=address[0] in ("127.0.0.1", "::1"))
+        app = create_app(settings, keys, local=is_loopback(address[0]))
         config = uvicorn.Config(
             app, log_level=logging.WARNING, access_log=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS, lifespan="on"
         )
@@ -64,17 +63,3 @@ def _check(settings: ServiceSettings) -> None:
             raise UserError(f"there is no model '{model}': give {', '.join(MODELS)} or the folder of a saved pipeline")
     if settings.templates is not None and not settings.templates.is_dir():
         raise UserError(f"there is no folder '{settings.templates}': give one with motion templates or videos")
-
-
-def _socket(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(2048)
-    except (OSError, OverflowError) as error:
-        taken = getattr(error, "errno", None) == errno.EADDRINUSE
-        reason = "is taken" if taken else f"can't be listened on ({error})"
-        raise UserError(f"{host}:{port} {reason}: choose another with --port, 0 for any that is free") from error
-    return listening

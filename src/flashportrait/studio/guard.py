@@ -5,15 +5,11 @@ from __future__ import annotations
 import hmac
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
+
+from flashportrait.listening import stranger
 
 COOKIE = "flashportrait-studio"
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine alone."""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 class Guard:
@@ -35,9 +31,9 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(headers)
+        refusal = stranger(headers.get("host", ""), headers.get("origin"), local=self._loopback)
         if refusal is not None:
-            await _answer(scope, send, 403, refusal)
+            await _answer(scope, send, 403, f"The studio {refusal}.")
         elif self._token is None or self._is_known(headers):
             await self._app(scope, receive, send)
         elif scope["type"] == "http" and self._is_right(_asked_token(scope)):
@@ -48,15 +44,6 @@ class Guard:
                 scope, send, 401, "The studio needs its token: open the address that it printed when it started."
             )
 
-    def _refusal(self, headers: dict[str, str]) -> str | None:
-        host = headers.get("host", "")
-        if self._loopback and _name(host) not in LOOPBACK:
-            return "The studio answers to localhost only."
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            return "The studio doesn't answer to pages of other sites."
-        return None
-
     def _is_known(self, headers: dict[str, str]) -> bool:
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
@@ -66,11 +53,6 @@ class Guard:
 
     def _is_right(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(), (self._token or "").encode())
-
-
-def _name(host: str) -> str:
-    """A host without its port."""
-    return host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
 
 
 def _asked_token(scope: dict[str, Any]) -> str:

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashportrait.errors import UserError
-from flashportrait.studio.guard import is_loopback
+from flashportrait.listening import is_loopback, listen
 
 if TYPE_CHECKING:
     from flashportrait.studio.studio import Studio
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{8,}")
-TRIED_PORTS = 100
-"""How far above a taken port a free one is looked for."""
 HERE = Path(__file__).parent
 
 
@@ -70,39 +68,8 @@ def open_address(host: str, port: int, token: str | None) -> tuple[Address, sock
         raise UserError("a token needs at least 8 letters, digits, - or _: give another, or none to have one made")
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(16)
-    sock = _bound(host, port)
-    if sock is None:
-        free = next((near for near in range(port + 1, port + TRIED_PORTS) if _is_free(host, near)), None)
-        offer = f"try --port {free}" if free else "give another with --port"
-        raise UserError(f"port {port} is taken, perhaps by another studio: {offer}")
+    sock = listen(host, port, "another studio")
     return Address(host, sock.getsockname()[1], token), sock
-
-
-def _bound(host: str, port: int) -> socket.socket | None:
-    """A socket on a port; None if that is taken."""
-    import errno
-
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        if os.name != "nt":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(128)
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.EADDRINUSE:
-            return None
-        if error.errno == errno.EACCES:
-            raise UserError(f"port {port} needs more rights than these: give one above 1023 with --port") from error
-        raise UserError(f"'{host}' is no address of this machine ({error.strerror or error}): give another") from error
-    return sock
-
-
-def _is_free(host: str, port: int) -> bool:
-    sock = _bound(host, port)
-    if sock is not None:
-        sock.close()
-    return sock is not None
 
 
 def make_app(studio: Studio, address: Address) -> Any:
