@@ -32,6 +32,11 @@ def test_the_webcam_moves_the_portrait(browser: Any, served: Served) -> None:
     picture = "document.getElementById('live-portrait').toDataURL()"
     first = page.evaluate(picture)
     page.wait_for_function(f"first => {picture} !== first", arg=first)
+    page.click("#live-rest")
+    page.wait_for_timeout(500)  # for what is on its way
+    assert "frames a second" in page.inner_text("#live-said")
+    after = page.evaluate(picture)
+    page.wait_for_function(f"after => {picture} !== after", arg=after)
     page.click("#live-stop")
     visitor.wait("Stopped", "#live-said")
     visitor.context.close()
