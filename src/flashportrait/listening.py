@@ -5,9 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from flashportrait.errors import UserError
+
+if TYPE_CHECKING:
+    import uvicorn
 
 NAMES = ("localhost", "127.0.0.1", "[::1]")
 """Of this machine, as it names itself."""
@@ -36,6 +41,16 @@ def listen(host: str, port: int, perhaps_by: str) -> socket.socket:
         offer = f"try --port {free}" if free else "give another with --port"
         raise UserError(f"port {port} is taken, perhaps by {perhaps_by}: {offer}")
     return sock
+
+
+def serve_until_ended(server: uvicorn.Server, sock: socket.socket) -> None:
+    """Answer requests on a socket until the process is told to end, by Ctrl-C or SIGTERM, which is a server's good end.
+
+    uvicorn raises the signal again when it has shut down, and that becomes a ``KeyboardInterrupt`` only if the event
+    loop still runs something that it can interrupt; so none is let through, whichever it was.
+    """
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[sock])
 
 
 def stranger(host: str, origin: str | None, *, local: bool) -> str | None:

@@ -243,7 +243,7 @@ def test_what_ends_with_the_studio_is_offered_for_resuming(
         urlopen(served.url.partition("?")[0])
     visitor.page.click("#animate")
     visitor.wait("Drawing frames")
-    assert served.end() == 130
+    assert served.end() == 0
     assert [line for line in served.lines if "rror" in line] == ["flashportrait: error: interrupted"]
     name = served.newest
     assert json.loads((folder / name / "state.json").read_text())["state"] == "interrupted"

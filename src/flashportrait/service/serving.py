@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 import uvicorn
 from filelock import FileLock, Timeout
 
 from flashportrait.errors import UserError
-from flashportrait.listening import is_loopback, listen
+from flashportrait.listening import is_loopback, listen, serve_until_ended
 from flashportrait.service.app import create_app
 from flashportrait.service.keys import Keys
 from flashportrait.service.settings import ServiceSettings
@@ -48,8 +47,7 @@ def serve(settings: ServiceSettings, keys: Keys, host: str, port: int, *, tell: 
         )
         asked = "keys are asked for" if keys.needed else "no keys are asked for"
         tell(f"serving on http://{shown}:{address[1]} (interface: /docs); {asked}")
-        with suppress(KeyboardInterrupt):  # how a server is ended: uvicorn has let it shut down before it raises this
-            uvicorn.Server(config).run(sockets=[listening])
+        serve_until_ended(uvicorn.Server(config), listening)
 
 
 def _check(settings: ServiceSettings) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flashportrait.errors import UserError
-from flashportrait.listening import is_loopback, listen
+from flashportrait.listening import is_loopback, listen, serve_until_ended
 
 if TYPE_CHECKING:
     from flashportrait.studio.studio import Studio
@@ -142,6 +142,6 @@ def serve(studio: Studio, address: Address, sock: socket.socket, ready: Callable
     logging.getLogger("uvicorn.error").addFilter(lambda record: not server.should_exit)
     studio.start()
     try:
-        server.run(sockets=[sock])
+        serve_until_ended(server, sock)
     finally:
         studio.close()
