@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_14b.py --out DIR [--minutes 8] [--only REGEX] [--toy]
 
-Stages run in order of importance, each in a process of its own with a limit of its own; a stage that is done is kept in
-DIR and not run again, so an interrupted script goes on when it is called again. Nothing is downloaded: weights are
+Stages run one after another, each with a limit of its own; a stage that is done is kept in DIR and not run again, so an
+interrupted script goes on when it is called again. Nothing is downloaded: weights are
 random, of the released shapes, since speed doesn't depend on what they are. ``--toy`` runs the same on a CPU with a
 small network, to try the script.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import platform
@@ -20,17 +21,28 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from flashportrait.errors import UserError
+from flashportrait.face.motion import LAYOUTS
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.sampling.windows import latent_frame_count
 from flashportrait.weights import plan as planning
-from flashportrait.weights.kernels import attention_of, compile_blocks, set_attention
+from flashportrait.weights.float8 import Float8Linear, multiplies_float8, multiply_in_float8, rounded
+from flashportrait.weights.kernels import ATTENTION, attention_of, compile_blocks, set_attention
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 TOY_NETWORK = {
     "num_layers": 6,
@@ -48,156 +60,265 @@ CLIP_FRAMES, STEPS, BRANCHES = 501, 30, 2
 """20 s, sampled as released."""
 
 
-def device_of(toy: bool) -> torch.device:
-    return torch.device("cpu" if toy else "cuda")
+class Bench:
+    """What stages share in one process.
+
+    Args:
+        toy: a small network on a CPU.
+    """
+
+    def __init__(self, toy: bool) -> None:
+        self.toy = toy
+        self.device = torch.device("cpu" if toy else "cuda")
+        self.height, self.width = (64, 64) if toy else (HEIGHT, WIDTH)
+        self.frames = 9 if toy else FRAMES
+
+    @cached_property
+    def network(self) -> FlashPortraitTransformer3DModel:
+        """The transformer with random bfloat16 weights, attending with the fastest exact kernel there is."""
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            with self.device:
+                model = FlashPortraitTransformer3DModel(**TOY_NETWORK if self.toy else {}).eval()
+        finally:
+            torch.set_default_dtype(default)
+        set_attention(model, None, self.device)
+        return model
+
+    def noise(self, *shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return torch.randn(*shape, device=self.device, dtype=dtype)
+
+    def arguments(self, frames: int, batch: int = 1) -> dict[str, Any]:
+        """Of a pass over a window of pixel frames."""
+        config, latent_frames = self.network.config, latent_frame_count(frames)
+        return {
+            "hidden_states": self.noise(batch, config.in_channels, latent_frames, self.height // 8, self.width // 8),
+            "timestep": torch.full((batch,), 900.0, device=self.device),
+            "encoder_hidden_states": self.noise(batch, config.text_len, config.text_dim),
+            "encoder_hidden_states_image": self.noise(batch, IMAGE_TOKENS, config.image_dim),
+            "expression_tokens": self.noise(batch, latent_frames, EXPRESSION_TOKENS, config.expression_dim),
+        }
+
+    def timed(self, work: Callable[[], Any], repeats: int) -> float:
+        """Median seconds, after one run that doesn't count."""
+        seconds = []
+        for _ in range(repeats + 1):
+            self.wait()
+            started = time.perf_counter()
+            work()
+            self.wait()
+            seconds.append(time.perf_counter() - started)
+        return statistics.median(seconds[1:])
+
+    def wait(self) -> None:
+        if not self.toy:
+            torch.cuda.synchronize()
+
+    @torch.no_grad()
+    def measure_pass(self, frames: int | None = None, repeats: int = 3, batch: int = 1) -> dict[str, Any]:
+        """Seconds, arithmetic and memory of a pass."""
+        given = self.arguments(frames or self.frames, batch)
+        if not self.toy:
+            torch.cuda.reset_peak_memory_stats()
+        seconds = self.timed(lambda: self.network(**given), repeats)
+        shape = given["hidden_states"].shape
+        tokens = shape[2] * shape[3] * shape[4] // 4
+        result: dict[str, Any] = {"seconds": seconds, "tokens": tokens, "attention": attention_of(self.network)}
+        if not self.toy:
+            result["tflops"] = batch * planning.forward_flops(tokens) / seconds / 1e12
+            result["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        return result
 
 
-def network(toy: bool) -> FlashPortraitTransformer3DModel:
-    """The transformer with random bfloat16 weights."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device_of(toy)):
-            model = FlashPortraitTransformer3DModel(**TOY_NETWORK if toy else {}).eval()
-    finally:
-        torch.set_default_dtype(default)
-    return model
+def ceiling(bench: Bench) -> dict[str, Any]:
+    """What large products reach on this device: bfloat16, and fp8 with scales by row where there is one."""
+    side = 256 if bench.toy else 8192
+    a, b = bench.noise(side, side), bench.noise(side, side)
+    result = {"bf16_tflops": 2 * side**3 / bench.timed(lambda: a @ b, 10) / 1e12}
+    if multiplies_float8(bench.device):
+        linear = torch.nn.Linear(side, side, bias=False, device=bench.device, dtype=torch.bfloat16)
+        layer = Float8Linear(linear)
+        tokens, scale = rounded(a)
 
+        def product() -> Tensor:
+            return torch._scaled_mm(
+                tokens,
+                layer.weight.t(),
+                scale_a=scale,
+                scale_b=layer.scale,
+                out_dtype=torch.bfloat16,
+                use_fast_accum=True,
+            )
 
-def arguments(model: FlashPortraitTransformer3DModel, frames: int, toy: bool) -> dict[str, Any]:
-    """Of a pass over a window of pixel frames."""
-    config, device, latent_frames = model.config, device_of(toy), latent_frame_count(frames)
-    height, width = (64, 64) if toy else (HEIGHT, WIDTH)
-
-    def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, device=device, dtype=torch.bfloat16)
-
-    return {
-        "hidden_states": noise(1, config.in_channels, latent_frames, height // 8, width // 8),
-        "timestep": torch.full((1,), 900.0, device=device),
-        "encoder_hidden_states": noise(1, config.text_len, config.text_dim),
-        "encoder_hidden_states_image": noise(1, IMAGE_TOKENS, config.image_dim),
-        "expression_tokens": noise(1, latent_frames, EXPRESSION_TOKENS, config.expression_dim),
-    }
-
-
-def timed(work: Callable[[], Any], repeats: int, toy: bool) -> float:
-    """Median seconds, after one run that doesn't count."""
-    seconds = []
-    for _ in range(repeats + 1):
-        wait(toy)
-        started = time.perf_counter()
-        work()
-        wait(toy)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
-
-
-def wait(toy: bool) -> None:
-    if not toy:
-        torch.cuda.synchronize()
+        result["fp8_tflops"] = 2 * side**3 / bench.timed(product, 10) / 1e12
+        result["fp8_with_rounding_tflops"] = 2 * side**3 / bench.timed(lambda: layer(a), 10) / 1e12
+    return result
 
 
 @torch.no_grad()
-def measure_pass(model: FlashPortraitTransformer3DModel, frames: int, toy: bool, repeats: int = 3) -> dict[str, Any]:
-    """Seconds, arithmetic and memory of a pass."""
-    given = arguments(model, frames, toy)
-    if not toy:
-        torch.cuda.reset_peak_memory_stats()
-    seconds = timed(lambda: model(**given), repeats, toy)
-    shape = given["hidden_states"].shape
-    tokens = shape[2] * shape[3] * shape[4] // 4
-    result: dict[str, Any] = {"seconds": seconds, "tokens": tokens, "attention": attention_of(model)}
-    if not toy:
-        result["tflops"] = planning.forward_flops(tokens) / seconds / 1e12
-        result["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    return result
-
-
-def ceiling(toy: bool) -> dict[str, Any]:
-    """What large products reach on this device: bfloat16, and fp8 with scales by row where there is one."""
-    side, device = (256 if toy else 8192), device_of(toy)
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    result = {"bf16_tflops": 2 * side**3 / timed(lambda: a @ b, 5, toy) / 1e12}
-    if not toy and torch.cuda.get_device_capability() >= (8, 9):
-        one = torch.ones(side, 1, device=device)
-        x, y = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t()
-
-        def product() -> torch.Tensor:
-            return torch._scaled_mm(x, y, one, one.t(), out_dtype=torch.bfloat16)
-
-        result["fp8_tflops"] = 2 * side**3 / timed(product, 5, toy) / 1e12
-    return result
-
-
-def eager(toy: bool) -> dict[str, Any]:
-    """A pass over 81 frames as it stands."""
-    model = network(toy)
-    set_attention(model, None, device_of(toy))
-    return measure_pass(model, 9 if toy else FRAMES, toy)
-
-
-def compiled(toy: bool) -> dict[str, Any]:
-    """The same with compiled blocks; the time of compiling beside it."""
-    model = network(toy)
-    set_attention(model, None, device_of(toy))
-    compile_blocks(model, backend="eager" if toy else None)
-    given = arguments(model, 9 if toy else FRAMES, toy)
-    started = time.perf_counter()
-    with torch.no_grad():
-        model(**given)
-    wait(toy)
-    return {"compiling_seconds": time.perf_counter() - started, **measure_pass(model, 9 if toy else FRAMES, toy)}
-
-
-def attention(toy: bool) -> dict[str, Any]:
-    """Kernels of attention beside each other, on one block's worth of a pass over 81 frames."""
+def attention(bench: Bench) -> dict[str, Any]:
+    """Kernels of attention beside each other, seconds of one block's in a pass over 81 frames."""
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
-    from flashportrait.errors import UserError
-    from flashportrait.weights.kernels import ATTENTION
-
-    device, tokens, heads = device_of(toy), (256 if toy else 32760), (2 if toy else 40)
-    query = torch.randn(1, tokens, heads, 128, device=device, dtype=torch.bfloat16)
+    tokens, heads = (256, 2) if bench.toy else (32760, 40)
+    query, key, value = (bench.noise(1, tokens, heads, 128) for _ in range(3))
     holder = FlashPortraitTransformer3DModel(**TOY_NETWORK | {"num_layers": 1})
     result: dict[str, Any] = {}
+    exact = dispatch_attention_fn(query, key, value, backend="native").float()
+
+    def note(name: str, attend: Callable[[], Tensor]) -> None:
+        result[name] = bench.timed(attend, 3)
+        result[f"{name}_error"] = float((attend().float() - exact).norm() / exact.norm())
+        result[f"{name}_tflops"] = 4 * tokens**2 * heads * 128 / result[name] / 1e12
+
     for name, backend in ATTENTION.items():
         try:
-            set_attention(holder, name, device)
-        except UserError as error:
-            result[name] = str(error)[:80]
-            continue
+            set_attention(holder, name, bench.device)
+            note(name, partial(dispatch_attention_fn, query, key, value, backend=backend))
+        except (UserError, RuntimeError) as error:
+            result[name] = str(error)[:120]
+    with contextlib.suppress(ImportError, OSError):
+        from fa3_fwd_interface import flash_attn_func
 
-        def attend(backend: str = backend) -> torch.Tensor:
-            return dispatch_attention_fn(query, query, query, backend=backend)
-
-        result[name] = timed(attend, 3, toy)
+        rounded_all = [tensor.to(torch.float8_e4m3fn) for tensor in (query, key, value)]
+        note("flash3 in fp8", partial(flash_attn_func, *rounded_all))
     return result
 
 
-def windows(toy: bool) -> dict[str, Any]:
+def eager(bench: Bench) -> dict[str, Any]:
+    """A pass over 81 frames as it stands, with PyTorch's own attention and with the fastest exact one."""
+    best = attention_of(bench.network)
+    set_attention(bench.network, "native", bench.device)
+    native = bench.measure_pass()
+    set_attention(bench.network, best, bench.device)
+    return {"native_seconds": native["seconds"], **(bench.measure_pass() if best != "native" else native)}
+
+
+def batch(bench: Bench) -> dict[str, Any]:
+    """Two guidance branches in one pass, seconds a branch."""
+    result = bench.measure_pass(batch=2, repeats=1)
+    return {**result, "seconds": result["seconds"] / 2}
+
+
+def windows(bench: Bench) -> dict[str, Any]:
     """A pass at each length of window."""
-    model = network(toy)
-    set_attention(model, None, device_of(toy))
-    lengths = (2, 3) if toy else (13, 21, 31, 51)
-    return {str(length): measure_pass(model, 4 * (length - 1) + 1, toy, 1)["seconds"] for length in lengths}
+    lengths = (2, 3) if bench.toy else (13, 31, 51)
+    return {str(length): bench.measure_pass(4 * (length - 1) + 1, 1)["seconds"] for length in lengths}
 
 
-def prediction(toy: bool) -> dict[str, Any]:
+def compiled(bench: Bench) -> dict[str, Any]:
+    """A pass with compiled blocks; the time of compiling beside it."""
+    compile_blocks(bench.network, backend="eager" if bench.toy else None)
+    return {"compiling_seconds": _first_pass(bench), **bench.measure_pass()}
+
+
+def compiled_fp8(bench: Bench) -> dict[str, Any]:
+    """The same with the inner blocks' linear layers multiplied in fp8, compiled again, and how far that is off."""
+    if not bench.toy and not multiplies_float8(bench.device):
+        return {"error": "this device has no products of fp8"}
+    given = bench.arguments(bench.frames)
+    with torch.no_grad():
+        exact = bench.network(**given).float()
+        blocks = bench.network.blocks
+        for block in blocks[planning.FP8_FIRST : len(blocks) - planning.FP8_LAST]:
+            multiply_in_float8(block)
+        seconds = _first_pass(bench)
+        error = (bench.network(**given).float() - exact).norm() / exact.norm()
+    return {"compiling_seconds": seconds, "relative_change": float(error), **bench.measure_pass()}
+
+
+@torch.no_grad()
+def profile(bench: Bench) -> dict[str, Any]:
+    """Where the time of a pass of the network as it now is goes, by kernel."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    given = bench.arguments(bench.frames)
+    bench.network(**given)
+    bench.wait()
+    kinds = [ProfilerActivity.CPU if bench.toy else ProfilerActivity.CUDA]
+    with profiler(activities=kinds) as seen:
+        bench.network(**given)
+        bench.wait()
+
+    def spent(event: Any) -> float:
+        return event.self_cpu_time_total if bench.toy else event.self_device_time_total
+
+    events = sorted(seen.key_averages(), key=spent, reverse=True)[:14]
+    return {event.key[:70]: f"{spent(event) / 1e3:.1f} ms in {event.count}" for event in events}
+
+
+def _first_pass(bench: Bench) -> float:
+    given = bench.arguments(bench.frames)
+    started = time.perf_counter()
+    with torch.no_grad():
+        bench.network(**given)
+    bench.wait()
+    return time.perf_counter() - started
+
+
+def sampling(bench: Bench) -> dict[str, Any]:
+    """A small window sampled exactly and at 6 times fewer calls; what waits for the device meanwhile."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from flashportrait.models.portrait_encoder import PortraitEncoder
+    from flashportrait.pipeline import FlashPortraitPipeline
+    from flashportrait.sampling.speed import SPEEDS
+
+    config, latent_frames = bench.network.config, 3
+    sizes = {"token_dim": config.expression_dim} if bench.toy else {}
+    encoder = PortraitEncoder(**sizes).to(bench.device).eval()
+    pipeline = FlashPortraitPipeline.for_sampling(
+        transformer=bench.network, portrait_encoder=encoder, scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0)
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    grid = bench.height // 8, bench.width // 8
+    given = {
+        "noise": bench.noise(1, 16, latent_frames, *grid, dtype=torch.float32),
+        "prompt_embeds": bench.noise(1, config.text_len, config.text_dim),
+        "negative_prompt_embeds": bench.noise(1, config.text_len, config.text_dim),
+        "image_embeds": bench.noise(1, IMAGE_TOKENS, config.image_dim),
+        "reference_latents": bench.noise(1, 20, latent_frames, *grid),
+        "motion": bench.noise(1, 4 * latent_frames - 3, LAYOUTS["pdfgc"].width, dtype=torch.float32),
+        "num_inference_steps": STEPS,
+        "window": latent_frames,
+        "overlap": 0,
+    }
+    result: dict[str, Any] = {}
+    pipeline.sample_latents(**given | {"num_inference_steps": 1})
+    for speed in ("exact", "fast"):
+        bench.wait()
+        started = time.perf_counter()
+        pipeline.sample_latents(**given, predictor=SPEEDS[speed])
+        bench.wait()
+        result[speed] = time.perf_counter() - started
+    result["faster"] = result["exact"] / result["fast"]
+    if not bench.toy:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            pipeline.sample_latents(**given, predictor=SPEEDS["fast"])
+            torch.cuda.set_sync_debug_mode("default")
+        waits = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message))
+        result["waits"] = dict(waits)
+    return result
+
+
+def prediction(bench: Bench) -> dict[str, Any]:
     """A predicted step of a window of 51 latent frames, and the memory that a window's history takes."""
     from flashportrait.sampling.speed import SPEEDS
 
-    shape = (1, 16, 3, 8, 8) if toy else (1, 16, 51, HEIGHT // 8, WIDTH // 8)
-    velocity = torch.randn(shape, device=device_of(toy))
+    velocity = bench.noise(1, 16, 3 if bench.toy else 51, bench.height // 8, bench.width // 8, dtype=torch.float32)
     sigmas = [1 - step / STEPS for step in range(STEPS + 1)]
     seconds, peak = [], 0
     state = SPEEDS["fast"].start(sigmas)
     for step in range(STEPS):
         computed = state.is_full(0, step)
-        wait(toy)
+        bench.wait()
         started = time.perf_counter()
         state.step(0, step, lambda: velocity)
-        wait(toy)
+        bench.wait()
         if not computed:
             seconds.append(time.perf_counter() - started)
         peak = max(peak, state.memory_bytes)
@@ -205,35 +326,37 @@ def prediction(toy: bool) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def decoding(toy: bool) -> dict[str, Any]:
+def decoding(bench: Bench) -> dict[str, Any]:
     """A frame of each autoencoder, decoded as a stream, and the portrait's clip encoded."""
     from diffusers import AutoencoderKLWan
 
     from flashportrait.models.streaming_vae import encode_portrait, streaming_decoder
     from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 
-    device, side = device_of(toy), ((64, 64) if toy else (HEIGHT, WIDTH))
-    result = {}
-    for name, vae in (("wan", AutoencoderKLWan(**{"base_dim": 8} if toy else {})), ("tiny", TinyVideoAutoencoder())):
-        vae = vae.to(device, torch.bfloat16).eval()
+    result: dict[str, Any] = {}
+    for name, vae in (
+        ("wan", AutoencoderKLWan(**{"base_dim": 8} if bench.toy else {})),
+        ("tiny", TinyVideoAutoencoder()),
+    ):
+        vae = vae.to(bench.device, torch.bfloat16).eval()
         decoder = streaming_decoder(vae)
-        latents = torch.randn(1, 16, 1, side[0] // 8, side[1] // 8, device=device)
+        latents = bench.noise(1, 16, 1, bench.height // 8, bench.width // 8, dtype=torch.float32)
         decoder.push(latents)
-        result[f"{name}_seconds_a_frame"] = timed(lambda d=decoder, z=latents: d.push(z), 3, toy) / 4
-        portrait = torch.rand(1, 3, *side, device=device)
-        frames = 3 if toy else 51
-        result[f"{name}_encoding"] = timed(lambda v=vae, p=portrait, f=frames: encode_portrait(v, p, f), 1, toy)
+        result[f"{name}_seconds_a_frame"] = bench.timed(lambda d=decoder, z=latents: d.push(z), 3) / 4
+        portrait = torch.rand(1, 3, bench.height, bench.width, device=bench.device)
+        frames = 3 if bench.toy else 51
+        result[f"{name}_encoding"] = bench.timed(lambda v=vae, p=portrait, f=frames: encode_portrait(v, p, f), 1)
     return result
 
 
-def command(toy: bool) -> dict[str, Any]:
+def command(bench: Bench) -> dict[str, Any]:
     """The whole command on a toy of the released layout at full size: a short clip, four steps of prediction."""
-    return _command(toy, [] if toy else ["--speed", "turbo"], None)
+    return _command(bench.toy, [] if bench.toy else ["--speed", "fast"], None)
 
 
-def small_card(toy: bool) -> dict[str, Any]:
+def small_card(bench: Bench) -> dict[str, Any]:
     """The same on a card of 24 GB, simulated by a limit on memory: within the planned peak?"""
-    return _command(toy, ["--speed", "turbo"] if not toy else [], None if toy else 24e9)
+    return _command(bench.toy, ["--speed", "turbo"] if not bench.toy else [], None if bench.toy else 24e9)
 
 
 def _command(toy: bool, options: list[str], limit: float | None) -> dict[str, Any]:
@@ -258,6 +381,7 @@ def _command(toy: bool, options: list[str], limit: float | None) -> dict[str, An
     frames, size = ("5", "64") if toy else ("21", "832")
     chosen = ["--model", str(folder), "--size", size, "--trim", f"0f:{frames}f", "--restart", "--json"]
     chosen += ["--steps", "2"] if toy else []
+    chosen += [] if find_spec("c2pa") else ["--no-mark"]  # a bare machine of measuring signs nothing
     if toy:
         chosen += ["--device", "cpu"]
     said = io.StringIO()
@@ -272,18 +396,26 @@ def _command(toy: bool, options: list[str], limit: float | None) -> dict[str, An
     return result
 
 
-STAGES: dict[str, tuple[Callable[[bool], dict[str, Any]], int]] = {
+STAGES: dict[str, tuple[Callable[[Bench], dict[str, Any]], float]] = {
     "ceiling": (ceiling, 60),
-    "pass": (eager, 60),
-    "pass compiled": (compiled, 120),
     "attention": (attention, 45),
-    "decoding": (decoding, 45),
     "prediction": (prediction, 20),
-    "command": (command, 150),
-    "small card": (small_card, 120),
-    "windows": (windows, 60),
+    "pass": (eager, 75),
+    "pass of two": (batch, 40),
+    "sampling": (sampling, 75),
+    "windows": (windows, 75),
+    "decoding": (decoding, 45),
+    "pass compiled": (compiled, 120),
+    "profile": (profile, 40),
+    "pass fp8": (compiled_fp8, 120),
+    "profile fp8": (profile, 40),
+    "command": (command, 200),
+    "small card": (small_card, 150),
 }
-"""What is measured, in order of importance, with the seconds that it may take."""
+"""What is measured, with the seconds that it may take, in the order of work."""
+
+ALONE = ("command", "small card")
+"""Stages that load a model of their own, each in a process of its own; the others share one, and its network."""
 
 
 def summed(results: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -310,32 +442,62 @@ def summed(results: dict[str, dict[str, Any]]) -> dict[str, float]:
     return totals
 
 
-def _measure(name: str, out: Path, toy: bool) -> dict[str, Any]:
-    """One stage in this process, kept when it is done."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-    result = STAGES[name][0](toy)
-    (out / f"{name.replace(' ', '-')}.json").write_text(json.dumps(result))
-    return result
+def measure(names: Sequence[str], out: Path, toy: bool) -> None:
+    """Stages one after another in this process; what each gives, or its error, is kept as soon as it is there."""
+    bench = Bench(toy)
+    for name in names:
+        gc.collect()
+        if not toy:
+            torch.cuda.empty_cache()
+        try:
+            result = STAGES[name][0](bench)
+        except Exception as error:  # noqa: BLE001 - whatever it is: the other stages are measured all the same
+            traceback.print_exc()
+            result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]}
+        whole = file_of(out, name).with_suffix(".part")
+        whole.write_text(json.dumps(result))
+        whole.replace(file_of(out, name))
 
 
-def run_stage(name: str, out: Path, toy: bool, limit: float) -> dict[str, Any]:
-    """One stage in a process of its own."""
-    file = out / f"{name.replace(' ', '-')}.json"
-    if file.exists() and "error" not in (kept := json.loads(file.read_text())):
-        return kept
-    if toy and name != next(iter(STAGES)):  # starting Python takes longer than the stage
-        return _measure(name, out, toy)
-    call = [sys.executable, __file__, "--out", str(out), "--stage", name, *(["--toy"] if toy else [])]
-    try:
-        done = subprocess.run(call, timeout=limit, capture_output=True, text=True)
-        if done.returncode == 0:
-            return json.loads(file.read_text())
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        result = {"error": reason[:300]}
-    except subprocess.TimeoutExpired:
-        result = {"error": f"took more than {limit:.0f} s"}
-    file.write_text(json.dumps(result))
-    return result
+def file_of(out: Path, name: str) -> Path:
+    return out / f"{name.replace(' ', '-')}.json"
+
+
+def finished(out: Path, name: str) -> dict[str, Any] | None:
+    """What a stage gave, if it was measured."""
+    file = file_of(out, name)
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def run_stages(names: Sequence[str], out: Path, toy: bool, deadline: float) -> None:
+    """Stages in a process that is ended if one takes too long; the others then go on in a new one."""
+    left = list(names)
+    while left and time.monotonic() < deadline - 5:
+        call = [sys.executable, __file__, "--out", str(out), "--stages", ",".join(left), *(["--toy"] if toy else [])]
+        with (out / "log.txt").open("a") as log, subprocess.Popen(call, stdout=log, stderr=log) as process:
+            started = time.monotonic()
+            while left:
+                if process.poll() is not None and finished(out, left[0]) is None:
+                    keep_error(out, left.pop(0), f"the process ended with {process.returncode}: see log.txt")
+                    break
+                if finished(out, left[0]) is not None:
+                    print(
+                        f"{left[0]} [{time.monotonic() - started:.0f} s]",
+                        json.dumps(finished(out, left[0])),
+                        flush=True,
+                    )
+                    left.pop(0)
+                    started = time.monotonic()
+                elif time.monotonic() > min(started + STAGES[left[0]][1], deadline):
+                    keep_error(out, left.pop(0), f"took more than {time.monotonic() - started:.0f} s")
+                    break
+                time.sleep(0.1)
+            process.kill()
+
+
+def keep_error(out: Path, name: str, reason: str) -> None:
+    print(name, reason, flush=True)
+    file_of(out, name).write_text(json.dumps({"error": reason}))
 
 
 def show(results: dict[str, dict[str, Any]], totals: dict[str, float]) -> str:
@@ -356,24 +518,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="for everything; stages that don't fit are left out")
     parser.add_argument("--only", metavar="REGEX", help="stages whose names match")
     parser.add_argument("--toy", action="store_true", help="a small network, on a CPU")
-    parser.add_argument("--stage", help=argparse.SUPPRESS)
+    parser.add_argument("--stages", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.toy and not torch.cuda.is_available():
         parser.error("no GPU found: --toy tries the script on a CPU")
-    if args.stage:
-        _measure(args.stage, args.out, args.toy)
+    if args.stages:
+        measure(args.stages.split(","), args.out, args.toy)
         return
-    deadline, results = time.monotonic() + 60 * args.minutes, {}
-    for name, (_, limit) in STAGES.items():
-        if args.only and not re.search(args.only, name):
-            continue
-        left = deadline - time.monotonic()
-        if left < 5:
-            results[name] = {"error": "no time left"}
-            continue
-        results[name] = run_stage(name, args.out, args.toy, min(limit, left))
-        print(name, json.dumps(results[name]), flush=True)
+    deadline = time.monotonic() + 60 * args.minutes
+    names = [name for name in STAGES if not args.only or re.search(args.only, name)]
+    for name in names:
+        if "error" in (finished(args.out, name) or {}):
+            file_of(args.out, name).unlink()
+    missing = [name for name in names if finished(args.out, name) is None]
+    for group in ([name for name in missing if name not in ALONE], *([name] for name in missing if name in ALONE)):
+        run_stages(group, args.out, args.toy, deadline)
+    results = {name: finished(args.out, name) or {"error": "no time left"} for name in names}
     totals = {} if args.toy else summed(results)
     device = platform.processor() if args.toy else torch.cuda.get_device_name()
     facts = {"device": device, "torch": torch.__version__, "stages": results, "clips": totals}

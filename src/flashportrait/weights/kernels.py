@@ -23,7 +23,7 @@ ATTENTION = {
 }
 """Kernels by our names, and diffusers' for them. ``native`` is PyTorch's own choice and works everywhere."""
 
-EXACT = ("flash3", "flash")
+EXACT = ("flash3", "cudnn", "flash")
 """Those that are tried by themselves on a CUDA device, best first: they compute what ``native`` does, up to rounding.
 SageAttention rounds to 8 bits, so it is taken only where it is asked for."""
 
@@ -39,6 +39,7 @@ def set_attention(transformer: ModelMixin, name: str | None, device: torch.devic
     Raises:
         UserError: the kernel isn't installed, or this driver, torch or device can't run it.
     """
+    _offer_flash3()
     tried = [name] if name is not None else [*(EXACT if device.type == "cuda" else ()), "native"]
     for kernel in tried:
         try:
@@ -92,6 +93,19 @@ def _check_compiler() -> None:
         raise UserError(
             f"blocks can't be compiled here ({type(error).__name__}: {reason}): leave --compile out"
         ) from error
+
+
+def _offer_flash3() -> None:
+    """Let diffusers use the forward-only build of FlashAttention-3 that PyPI has, where the whole isn't installed."""
+    from diffusers.models import attention_dispatch
+
+    if attention_dispatch._CAN_USE_FLASH_ATTN_3:
+        return
+    with contextlib.suppress(ImportError, OSError):  # no CUDA library, for instance
+        from fa3_fwd_interface import flash_attn_func
+
+        attention_dispatch.flash_attn_3_func = flash_attn_func
+        attention_dispatch._CAN_USE_FLASH_ATTN_3 = True
 
 
 def _try(kernel: str, device: torch.device) -> None:
