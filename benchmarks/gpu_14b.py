@@ -26,6 +26,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -217,14 +218,28 @@ def compiled_fp8(bench: Bench) -> dict[str, Any]:
     """The same with the inner blocks' linear layers multiplied in fp8, compiled again, and how far that is off."""
     if not bench.toy and not multiplies_float8(bench.device):
         return {"error": "this device has no products of fp8"}
-    given = bench.arguments(bench.frames)
-    with torch.no_grad():
-        exact = bench.network(**given).float()
+
+    def change() -> None:
         blocks = bench.network.blocks
         for block in blocks[planning.FP8_FIRST : len(blocks) - planning.FP8_LAST]:
             multiply_in_float8(block)
-        seconds = _first_pass(bench)
-        error = (bench.network(**given).float() - exact).norm() / exact.norm()
+
+    return _changed(bench, change)
+
+
+def fp8_attention(bench: Bench) -> dict[str, Any]:
+    """That with self-attention in fp8 too."""
+    return _changed(bench, lambda: None if bench.toy else set_attention(bench.network, "flash3-fp8", bench.device))
+
+
+@torch.no_grad()
+def _changed(bench: Bench, change: Callable[[], object]) -> dict[str, Any]:
+    """A pass after a change of the network, compiled again, and the relative change of its result."""
+    given = bench.arguments(bench.frames)
+    exact = bench.network(**given).float()
+    change()
+    seconds = _first_pass(bench)
+    error = (bench.network(**given).float() - exact).norm() / exact.norm()
     return {"compiling_seconds": seconds, "relative_change": float(error), **bench.measure_pass()}
 
 
@@ -245,8 +260,11 @@ def profile(bench: Bench) -> dict[str, Any]:
     def spent(event: Any) -> float:
         return event.self_cpu_time_total if bench.toy else event.self_device_time_total
 
-    events = sorted(seen.key_averages(), key=spent, reverse=True)[:14]
-    return {event.key[:70]: f"{spent(event) / 1e3:.1f} ms in {event.count}" for event in events}
+    events = sorted(seen.key_averages(), key=spent, reverse=True)[:20]
+    return {
+        f"{place}: {event.key[:60]}": f"{spent(event) / 1e3:.1f} ms in {event.count}"
+        for place, event in enumerate(events, 1)
+    }
 
 
 def _first_pass(bench: Bench) -> float:
@@ -350,16 +368,30 @@ def decoding(bench: Bench) -> dict[str, Any]:
 
 
 def command(bench: Bench) -> dict[str, Any]:
-    """The whole command on a toy of the released layout at full size: a short clip, four steps of prediction."""
-    return _command(bench.toy, [] if bench.toy else ["--speed", "fast"], None)
+    """The whole command on a toy of the released layout at full size: a short clip."""
+    return _command(bench.toy, ["--speed", "fast"], 21)
 
 
 def small_card(bench: Bench) -> dict[str, Any]:
     """The same on a card of 24 GB, simulated by a limit on memory: within the planned peak?"""
-    return _command(bench.toy, ["--speed", "turbo"] if not bench.toy else [], None if bench.toy else 24e9)
+    return _command(bench.toy, ["--speed", "turbo"], 21, None if bench.toy else 24e9)
 
 
-def _command(toy: bool, options: list[str], limit: float | None) -> dict[str, Any]:
+def long_command(bench: Bench) -> dict[str, Any]:
+    """The whole command for 20 s of driver at 480x832, in bfloat16."""
+    options = ["--speed", "fast", "--window", "21", "--overlap", "5", *([] if bench.toy else ["--compile"])]
+    return _command(bench.toy, options, CLIP_FRAMES)
+
+
+def long_command_fp8(bench: Bench) -> dict[str, Any]:
+    """The same with layers and self-attention in fp8."""
+    options = ["--speed", "fast", "--window", "21", "--overlap", "5", "--weights", "fp8"]
+    return _command(
+        bench.toy, [*options, *([] if bench.toy else ["--compile", "--attention", "flash3-fp8"])], CLIP_FRAMES
+    )
+
+
+def _command(toy: bool, options: list[str], frames: int, limit: float | None = None) -> dict[str, Any]:
     from flashportrait.cli import main
     from flashportrait.weights import plan
     from make_toy_14b import make
@@ -376,24 +408,40 @@ def _command(toy: bool, options: list[str], limit: float | None) -> dict[str, An
             return replace(real(device), name="24 GB (simulated)", free_vram=int(limit))
 
         plan.detect_machine = limited
-    examples = Path(__file__).resolve().parents[1] / "examples"
     out = folder / "out.mp4"
-    frames, size = ("5", "64") if toy else ("21", "832")
-    chosen = ["--model", str(folder), "--size", size, "--trim", f"0f:{frames}f", "--restart", "--json"]
-    chosen += ["--steps", "2"] if toy else []
+    chosen = ["--model", str(folder), "--size", str(64 if toy else WIDTH), "--restart", "--json"]
+    chosen += ["--device", "cpu"] if toy else []
     chosen += [] if find_spec("c2pa") else ["--no-mark"]  # a bare machine of measuring signs nothing
-    if toy:
-        chosen += ["--device", "cpu"]
     said = io.StringIO()
-    inputs = [str(examples / "portrait_1.jpg"), str(examples / "driving_talking.mp4")]
+    inputs = [str(path) for path in _inputs(folder, 5 if toy else frames)]
     with contextlib.redirect_stdout(said):
         code = main(["animate", *inputs, "-o", str(out), *chosen, *options])
     if code:
         raise RuntimeError(f"animate ended with {code}")
     made = json.loads(said.getvalue())
-    result = {"seconds": made["seconds"], "frames": made["frames"], "attention": made["attention"]}
+    result = {name: made[name] for name in ("seconds", "frames", "attention", "size") if name in made}
     result["peak_gb"] = made["peak_device_memory_bytes"] / 1e9
     return result
+
+
+def _inputs(folder: Path, frames: int) -> tuple[Path, Path]:
+    """A portrait of 480x832 and a driver of so many frames: an example's, forth and back as often as needed."""
+    from PIL import Image, ImageOps
+
+    from flashportrait.media.clip import open_clip
+    from flashportrait.media.writer import VideoWriter
+
+    examples = Path(__file__).resolve().parents[1] / "examples"
+    portrait, driver = folder / "portrait.png", folder / f"driver_{frames}.mp4"
+    with Image.open(examples / "portrait_1.jpg") as picture:
+        ImageOps.fit(picture.convert("RGB"), (WIDTH, HEIGHT)).save(portrait)
+    if not driver.exists():
+        shown = list(open_clip(examples / "driving_talking.mp4"))
+        there_and_back = [*shown, *shown[-2:0:-1]]
+        with VideoWriter(driver, Fraction(25), mark=False) as writer:
+            for index in range(frames):
+                writer.write(there_and_back[index % len(there_and_back)])
+    return portrait, driver
 
 
 STAGES: dict[str, tuple[Callable[[Bench], dict[str, Any]], float]] = {
@@ -409,12 +457,15 @@ STAGES: dict[str, tuple[Callable[[Bench], dict[str, Any]], float]] = {
     "profile": (profile, 40),
     "pass fp8": (compiled_fp8, 120),
     "profile fp8": (profile, 40),
-    "command": (command, 200),
-    "small card": (small_card, 150),
+    "pass fp8 attention": (fp8_attention, 60),
+    "command": (command, 120),
+    "small card": (small_card, 120),
+    "long command fp8": (long_command_fp8, 290),
+    "long command": (long_command, 360),
 }
 """What is measured, with the seconds that it may take, in the order of work."""
 
-ALONE = ("command", "small card")
+ALONE = ("command", "small card", "long command", "long command fp8")
 """Stages that load a model of their own, each in a process of its own; the others share one, and its network."""
 
 

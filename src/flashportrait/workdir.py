@@ -313,7 +313,9 @@ def describe_run(
             "use the causal schedule, a predictor of target guided, or no work directory"
         )
     noise_settings = asdict(noise) if isinstance(noise, FrameNoise) else {"latents": tensor_digest(noise.latents)}
-    return {**asdict(settings), **noise_settings, **describe_inputs(portrait, motion)}
+    sampling = asdict(settings)
+    del sampling["batched"]  # how, not what: a run may go on where there is other memory
+    return {**sampling, **noise_settings, **describe_inputs(portrait, motion)}
 
 
 def describe_inputs(portrait: FramedPortrait, motion: MotionFeatures) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from flashportrait.weights.float8 import Float8Linear, multiply_in_float8, multiplies_float8
+from flashportrait.weights.float8 import Float8Linear, multiplies_float8, multiply_in_float8
 from toys import toy_transformer
 
 RELATIVE_STEP = 2.0**-4

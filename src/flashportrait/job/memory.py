@@ -44,7 +44,14 @@ def plan_memory(job: Job, model: Released, machine: Machine, portrait_size: tupl
         lora=bool(job.lora) or model.fast,
         sizes=sizes_of(model.folder),
     )
-    return make_plan(machine, work, storage=job.weights, placement=OFFLOAD[job.offload], window=job.window)
+    return make_plan(
+        machine,
+        work,
+        storage=job.weights,
+        placement=OFFLOAD[job.offload],
+        window=job.window,
+        compile=job.compile,
+    )
 
 
 def _passes(job: Job, fast: bool) -> tuple[int, int]:

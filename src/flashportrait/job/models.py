@@ -113,7 +113,7 @@ def _key(job: Job, plan: Plan | None) -> Hashable:
     """What decides a loaded pipeline; files count with their time of change."""
     files = (Path(job.model) / name for name in ("model_index.json", "transformer.pt"))
     model = job.model if job.model in MODELS else tuple(map(_stamp, files))
-    fitted = None if plan is None else (plan.storage, plan.placement, plan.text_encoder)
+    fitted = None if plan is None else (plan.storage, plan.placement, plan.text_encoder, plan.float8, plan.compiled)
     return (
         model,
         job.device,
@@ -147,7 +147,7 @@ def _load(
         network_only=network_only,
     )
     set_attention(pipeline.transformer, job.attention, pipeline._execution_device)
-    if job.compile:
+    if job.compile or (plan is not None and plan.compiled):
         compile_blocks(pipeline.transformer)
     return pipeline
 

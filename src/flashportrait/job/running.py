@@ -195,7 +195,17 @@ def _perform(
                 teller("load", 1, 1)
                 loaded = time.perf_counter()
                 asked = [partial(helper, job, plan) for helper in helpers]
-                video, size, sound_lost = _animate(job, inputs, marks, pipeline, work, teller, motion_for, asked)
+                video, size, sound_lost = _animate(
+                    job,
+                    inputs,
+                    marks,
+                    pipeline,
+                    work,
+                    teller,
+                    motion_for,
+                    asked,
+                    batched=plan is not None and plan.batched,
+                )
             teller.finish()
         for warning in [*(reader.warnings if reader else []), *video.report.warnings]:
             teller.warn(warning)
@@ -302,11 +312,12 @@ def _animate(
     teller: Teller,
     motion_for: MotionFor | None,
     helpers: Sequence[Evaluate],
+    batched: bool,
 ) -> tuple[PortraitVideo, tuple[int, int], str | None]:
     """Make, write and measure the frames; returns them with the (width, height) of what was written, and lost sound."""
     from flashportrait.inputs import load_motion
 
-    settings = _pipeline_settings(job)
+    settings = _pipeline_settings(job) | ({"batched": True} if batched else {})
     driving, seconds = inputs.driving, 0.0
     if motion_for is not None and inputs.reader is not None and work.motion() is None:
         reader, layout = inputs.reader, pipeline.config.motion_layout

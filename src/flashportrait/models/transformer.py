@@ -26,6 +26,7 @@ from flashportrait.checkpoints.config import transformer_config
 from flashportrait.checkpoints.files import Source, load_strictly
 from flashportrait.checkpoints.tables import TRANSFORMER
 from flashportrait.models.expression_block import ExpressionAttention
+from flashportrait.models.self_attention import SelfAttnProcessor
 
 
 class TimestepAngles(nn.Module):
@@ -62,6 +63,7 @@ class FlashPortraitBlock(WanTransformerBlock):
         expression_dim: int = 2048,
     ):
         super().__init__(dim, ffn_dim, num_heads, qk_norm, cross_attn_norm, eps, added_kv_proj_dim)
+        self.attn1.set_processor(SelfAttnProcessor())
         self.attn2 = ExpressionAttention(dim, num_heads, dim // num_heads, eps, expression_dim, added_kv_proj_dim)
         if qk_norm is None:
             for attention in (self.attn1, self.attn2):

@@ -46,7 +46,7 @@ def steps_of(scheduler: Any) -> list[Step]:
         raise UserError(f"{name} adds noise at every step, which windows can't share; use a deterministic setting")
     if config.get("thresholding"):
         raise UserError(f"{name} has thresholding on, which looks at the whole clip at once; switch it off")
-    sigmas = [float(sigma) for sigma in scheduler.sigmas]
+    sigmas = scheduler.sigmas.tolist()
     return [
         Step(index, timestep, sigmas[index], sigmas[index + 1]) for index, timestep in enumerate(scheduler.timesteps)
     ]

@@ -53,7 +53,7 @@ class Float8Linear(nn.Module):
 def rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [n d] in fp8, each over its own scale, and the scales, float32 [n 1]."""
     wide = rows.float()
-    scale = wide.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / LARGEST
+    scale = (wide.abs().amax(dim=1, keepdim=True) / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
     return (wide / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
+import os
+import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 
 from flashportrait.errors import UserError
+from flashportrait.models.self_attention import attend_in_float8
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -20,12 +24,17 @@ ATTENTION = {
     "flash": "flash",
     "flash3": "_flash_3",
     "sage": "sage",
+    "flash3-fp8": "_flash_3",
 }
 """Kernels by our names, and diffusers' for them. ``native`` is PyTorch's own choice and works everywhere."""
 
-EXACT = ("flash3", "cudnn", "flash")
+EXACT = ("flash3", "flash")
 """Those that are tried by themselves on a CUDA device, best first: they compute what ``native`` does, up to rounding.
-SageAttention rounds to 8 bits, so it is taken only where it is asked for."""
+PyTorch's own choice is cuDNN's where that is fastest. ``sage`` and ``flash3-fp8`` round to 8 bits, so they are taken
+only where they are asked for."""
+
+FLOAT8 = "flash3-fp8"
+"""Self-attention in fp8; attention to text, image and expression, a hundredth of the work, stays exact."""
 
 
 def set_attention(transformer: ModelMixin, name: str | None, device: torch.device) -> str:
@@ -47,11 +56,13 @@ def set_attention(transformer: ModelMixin, name: str | None, device: torch.devic
                 raise RuntimeError(f"it needs a CUDA device, and this is {device.type}")
             with _silent():
                 transformer.set_attention_backend(ATTENTION[kernel])
+            _set_float8(transformer, kernel == FLOAT8)
             if kernel != "native":
                 _try(kernel, device)
         except (RuntimeError, ValueError, ImportError, AttributeError) as error:
             with _silent():
                 transformer.set_attention_backend("native")
+            _set_float8(transformer, False)
             if name is not None:
                 reason = " ".join(str(error).split())[:160]
                 raise UserError(f"attention by {name} can't be used here ({reason}): leave --attention out") from error
@@ -62,9 +73,17 @@ def set_attention(transformer: ModelMixin, name: str | None, device: torch.devic
 
 def attention_of(transformer: ModelMixin) -> str:
     """The name of the kernel that a transformer attends with."""
-    backend = getattr(transformer.blocks[0].attn1.processor, "_attention_backend", None)
+    processor = transformer.blocks[0].attn1.processor
+    if processor.float8:
+        return FLOAT8
+    backend = processor._attention_backend
     value = getattr(backend, "value", backend) or "native"
     return next((name for name, theirs in ATTENTION.items() if theirs == value), str(value))
+
+
+def _set_float8(transformer: ModelMixin, float8: bool) -> None:
+    for block in transformer.blocks:
+        block.attn1.processor.float8 = float8
 
 
 def compile_blocks(transformer: ModelMixin, backend: str | None = None) -> None:
@@ -83,6 +102,12 @@ def compile_blocks(transformer: ModelMixin, backend: str | None = None) -> None:
     transformer.compile_repeated_blocks(fullgraph=True, **options)
 
 
+def can_compile() -> bool:
+    """Whether what compiling for a GPU takes seems to be there: Triton and a C compiler. Nothing is tried."""
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    return compiler is not None and importlib.util.find_spec("triton") is not None
+
+
 def _check_compiler() -> None:
     """torch.compile fails only when it is used, and then at length."""
     try:
@@ -91,7 +116,7 @@ def _check_compiler() -> None:
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise UserError(
-            f"blocks can't be compiled here ({type(error).__name__}: {reason}): leave --compile out"
+            f"blocks can't be compiled here ({type(error).__name__}: {reason}): give --no-compile"
         ) from error
 
 
@@ -113,6 +138,8 @@ def _try(kernel: str, device: torch.device) -> None:
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
     query = torch.zeros(1, 128, 2, 128, device=device, dtype=torch.bfloat16)
+    if kernel == FLOAT8:
+        attend_in_float8(query, query, query)
     dispatch_attention_fn(query, query, query, backend=ATTENTION[kernel])
     torch.cuda.synchronize(device)
 

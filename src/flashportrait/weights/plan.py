@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from flashportrait.errors import UserError
+from flashportrait.weights.float8 import multiplies_float8, multiply_in_float8
+from flashportrait.weights.kernels import can_compile
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -54,6 +56,12 @@ LOADING_SPARE_BYTES = 2_000_000_000
 """Of host memory while loading, beside the largest shard of the text encoder."""
 WORTHWHILE = 1.1
 """Full precision is kept if it takes at most this many times as long as the fastest way that fits."""
+FLOAT8_GAIN = 1.37
+"""Times as fast that all but attention is where the inner blocks' layers are multiplied in fp8; on one H100."""
+COMPILED_GAIN = 1.25
+"""Times as fast that a pass is with compiled blocks; on one H100."""
+COMPILING_SECONDS = 25.0
+"""Of compiling the block for both kinds of guidance branches; on the machine of one H100."""
 WINDOWS = (51, 41, 31, 21, 13)
 """Latent frames of a window, from the released model's down."""
 OVERLAP_SHARE = 30 / 51
@@ -115,6 +123,10 @@ class Machine:
     """Bytes a second from host to accelerator."""
     unified: bool = False
     """Whether the two memories are one, so that streaming from one to the other gains nothing."""
+    float8: bool = False
+    """Whether it multiplies fp8 in hardware."""
+    compiler: bool = False
+    """Whether there is what compiling blocks for it takes."""
 
 
 @dataclass(frozen=True)
@@ -155,14 +167,22 @@ class Plan:
     """Predicted bytes of host memory."""
     seconds: float
     """Predicted time of sampling and decoding."""
+    float8: bool = False
+    """Whether what is kept in fp8 is multiplied so, rather than widened first."""
+    compiled: bool = False
+    """Whether blocks are compiled first."""
+    batched: bool = False
+    """Whether guidance branches are one batch: where streaming blocks takes longer than computing them."""
 
     def summary(self) -> str:
         """One line for the user, before anything starts."""
         where = {"resident": "on the device", "offload": "streamed from host memory"}
+        how = {"fp8": "in fp8 (multiplied so)" if self.float8 else "in fp8 (widened to compute)", "bf16": "in bf16"}
+        compiled = ", compiled" if self.compiled else ""
         return (
-            f"transformer in {self.storage} {where[self.placement]}, text encoder {where[self.text_encoder]}, windows "
-            f"of {self.window} latent frames: about {self.peak_vram / 1e9:.1f} GB of device memory, "
-            f"{self.peak_ram / 1e9:.1f} GB of host memory, {format_seconds(self.seconds)}"
+            f"transformer {how[self.storage]} {where[self.placement]}{compiled}, text encoder "
+            f"{where[self.text_encoder]}, windows of {self.window} latent frames: about {self.peak_vram / 1e9:.1f} GB "
+            f"of device memory, {self.peak_ram / 1e9:.1f} GB of host memory, {format_seconds(self.seconds)}"
         )
 
 
@@ -181,14 +201,18 @@ def make_plan(
     placement: Placement | None = None,
     text_encoder: Placement | None = None,
     window: int | None = None,
+    compile: bool | None = None,
 ) -> Plan:
     """The best way that fits: the longest windows, then full precision, then speed.
+
+    Products of fp8 are faster, but round; they are no reason to choose fp8, only gone with where memory asks for it.
 
     Args:
         machine: with its free memory.
         work: what is to be made.
         storage, placement, text_encoder, window: choose these rather than have them chosen. A window of more latent
             frames than the clip has costs what the clip costs.
+        compile: whether blocks are compiled; where there is a compiler and the run is long enough, unless given.
 
     Raises:
         UserError: nothing (or nothing of what was chosen) fits, with what would be needed.
@@ -205,11 +229,13 @@ def make_plan(
         )
     tried: list[Plan] = []
     for length in WINDOWS if window is None else (window,):
-        plans = [_predict(machine, work, length, *kind) for kind in kinds]
+        plain = replace(machine, float8=False)
+        plans = [_predict(plain, work, length, *kind, compile=compile) for kind in kinds]
         fitting = [plan for plan in plans if fits(plan, machine)]
         if fitting:
             fastest = min(plan.seconds for plan in fitting)
-            return next(plan for plan in fitting if plan.seconds <= WORTHWHILE * fastest)
+            best = next(plan for plan in fitting if plan.seconds <= WORTHWHILE * fastest)
+            return _predict(machine, work, length, best.storage, best.placement, best.text_encoder, compile=compile)
         tried += plans
     smallest = min(tried, key=lambda plan: (plan.peak_vram, plan.peak_ram))
     raise UserError(
@@ -235,7 +261,14 @@ def fits(plan: Plan, machine: Machine) -> bool:
 
 
 def _predict(
-    machine: Machine, work: Work, window: int, storage: Storage, placement: Placement, text_encoder: Placement
+    machine: Machine,
+    work: Work,
+    window: int,
+    storage: Storage,
+    placement: Placement,
+    text_encoder: Placement,
+    *,
+    compile: bool | None,
 ) -> Plan:
     """Peaks and time of one way of working."""
     sizes = work.sizes
@@ -257,9 +290,18 @@ def _predict(
     waiting = weights if placement == "offload" else 0
     if work.lora and (storage, placement) == ("bf16", "offload"):
         waiting *= 2  # merged weights are no longer the file's, and are copied once more to be streamed
-    passes = work.steps * work.branches * windows
-    compute = forward_flops(tokens, sizes) / machine.flops
+    steps, float8 = work.steps * windows, storage == "fp8" and machine.float8
+    linear, attention = linear_flops(tokens, sizes), attention_flops(tokens, sizes)
+    compute = work.branches * (linear / (FLOAT8_GAIN if float8 else 1.0) + attention) / machine.flops
+    if compile is None:
+        gained = steps * compute * (1 - 1 / COMPILED_GAIN)
+        compile = machine.compiler and placement == "resident" and gained > COMPILING_SECONDS
+    if compile:
+        compute /= COMPILED_GAIN
     transfer = weights / machine.bandwidth if placement == "offload" else 0.0
+    together = resident + max(working, activation_bytes(work.branches * tokens, sizes)) + RESERVE_BYTES
+    batched = transfer > compute / work.branches and together <= USABLE_VRAM * machine.free_vram
+    step_seconds = max(compute, transfer * (1 if batched else work.branches))
     frames = 4 * (work.latent_frames - 1) + 1
     decoding = VAE_FLOPS_PER_PIXEL * work.height * work.width * frames / machine.flops
     return Plan(
@@ -268,9 +310,12 @@ def _predict(
         text_encoder,
         window,
         overlap,
-        peak_vram=resident + working + RESERVE_BYTES,
+        peak_vram=together if batched else resident + working + RESERVE_BYTES,
         peak_ram=sizes.loading_bytes + waiting,
-        seconds=passes * max(compute, transfer) + decoding,
+        seconds=steps * step_seconds + (COMPILING_SECONDS if compile else 0.0) + decoding,
+        float8=float8,
+        compiled=compile,
+        batched=batched,
     )
 
 
@@ -285,13 +330,21 @@ def activation_bytes(tokens: int, sizes: Sizes = RELEASED) -> int:
 
 
 def forward_flops(tokens: int, sizes: Sizes = RELEASED) -> float:
-    """Of one pass of the transformer: a multiplication and an addition for each weight and token, and attention.
+    """Of one pass of the transformer."""
+    return linear_flops(tokens, sizes) + attention_flops(tokens, sizes)
 
-    Per block and token: q, k, v and output of self-attention, q and output of cross-attention, the feed-forward
-    layers, and all pairs of tokens twice.
+
+def linear_flops(tokens: int, sizes: Sizes = RELEASED) -> float:
+    """Of a pass, without attention: a multiplication and an addition for each weight and token.
+
+    The weights: q, k, v and output of self-attention, q and output of cross-attention, the feed-forward layers.
     """
-    linear = 2 * tokens * (6 * sizes.width**2 + 2 * sizes.width * sizes.ffn_width)
-    return sizes.layers * float(linear + 4 * tokens**2 * sizes.width)
+    return sizes.layers * 2.0 * tokens * (6 * sizes.width**2 + 2 * sizes.width * sizes.ffn_width)
+
+
+def attention_flops(tokens: int, sizes: Sizes = RELEASED) -> float:
+    """Of a pass's self-attention: all pairs of tokens twice."""
+    return sizes.layers * 4.0 * tokens**2 * sizes.width
 
 
 def detect_machine(device: torch.device | str | None = None) -> Machine:
@@ -302,7 +355,16 @@ def detect_machine(device: torch.device | str | None = None) -> Machine:
         free_vram, name = torch.cuda.mem_get_info(chosen)[0], torch.cuda.get_device_name(chosen)
     else:
         free_vram, name = free_ram, chosen.type
-    return Machine(name, free_vram, free_ram, _measure_flops(chosen), unified=chosen.type != "cuda")
+    cuda = chosen.type == "cuda"
+    return Machine(
+        name,
+        free_vram,
+        free_ram,
+        _measure_flops(chosen),
+        unified=not cuda,
+        float8=multiplies_float8(chosen),
+        compiler=cuda and can_compile(),
+    )
 
 
 def _best_device() -> torch.device:
@@ -333,8 +395,8 @@ def _free_ram_elsewhere() -> int:
 
 
 MEASURED_SIDE = {"cuda": 8192, "mps": 2048, "cpu": 512}
-KERNEL_EFFICIENCY = 0.6
-"""Share of a large product's speed that the whole network reaches."""
+KERNEL_EFFICIENCY = 0.65
+"""Share of a large product's speed that the whole network reaches, uncompiled; on one H100, .66."""
 
 
 def _measure_flops(device: torch.device) -> float:
@@ -378,7 +440,10 @@ def _place_transformer(transformer: Any, plan: Plan, device: torch.device, lora:
         if lora is not None:
             lora.part(f"blocks.{index}.").merge(transformer)
         if plan.storage == "fp8" and FP8_FIRST <= index < len(transformer.blocks) - FP8_LAST:
-            _keep_in_fp8(block, transformer)
+            if plan.float8:
+                multiply_in_float8(block)
+            else:
+                _keep_in_fp8(block, transformer)
     if resident:
         transformer.to(device)
     if lora is not None:
@@ -414,7 +479,9 @@ def _place_encoder(encoder: Any, placement: Placement, device: torch.device) -> 
         return
     from diffusers.hooks import apply_group_offloading
 
-    apply_group_offloading(encoder, onload_device=device, offload_type="leaf_level")
+    # With a stream, what was on the device is dropped rather than copied back; in pinned memory, layer by layer.
+    streams = {"use_stream": True, "low_cpu_mem_usage": True} if device.type == "cuda" else {}
+    apply_group_offloading(encoder, onload_device=device, offload_type="leaf_level", **streams)
     home = encoder.device
 
     def to_device(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
