@@ -189,10 +189,12 @@ def load_motion(
     *,
     progress: bool | ProgressHook = True,
     weights: Path | None = None,
+    device: torch.device | None = None,
 ) -> MotionFeatures:
     """Motion rows of a driving clip, one per frame, as extracted; ``progress`` shows a bar, or is told of each frame.
 
-    ``weights`` is the folder of PD-FGC's files, for a model that has its own.
+    ``weights`` is the folder of PD-FGC's files, for a model that has its own; it runs on ``device``, while faces are
+    found on the CPU.
 
     Raises:
         UserError: the source can't be read, shows no face, or its rows are of another extractor than the model's.
@@ -208,7 +210,7 @@ def load_motion(
                 "extract it again for this model"
             )
         return source
-    return _extract(source, layout, choice, progress, weights)
+    return _extract(source, layout, choice, progress, weights, device)
 
 
 def shape_motion(motion: MotionFeatures, controls: MotionControls, portrait_row: np.ndarray | None) -> MotionFeatures:
@@ -238,6 +240,7 @@ def _extract(
     choice: FaceChoice,
     progress: bool | ProgressHook,
     weights: Path | None,
+    device: torch.device | None,
 ) -> MotionFeatures:
     rate, total = FRAMES_RATE, None
     if isinstance(source, VideoReader):
@@ -246,7 +249,7 @@ def _extract(
     with counting("motion", total, progress) as advance:
         if layout == PDFGC:
             tracker, encoder = load_pdfgc(weights, choice.driving, choice.driving_box)
-            return extract_pdfgc_motion(frames, rate, tracker, encoder, advance)
+            return extract_pdfgc_motion(frames, rate, tracker, encoder.to(device), advance)
         landmarker = FaceLandmarker(threads=min(TRACKING_THREADS, torch.get_num_threads()))
         return extract_motion(frames, rate, FaceTracker(landmarker, choice.driving, choice.driving_box), advance)
 

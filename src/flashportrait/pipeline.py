@@ -223,7 +223,12 @@ class FlashPortraitPipeline(DiffusionPipeline):
             extracted = work.motion() if work is not None else None
             if extracted is None:
                 extracted = load_motion(
-                    driving, self.config.motion_layout, face, progress=progress, weights=self.weights_folder
+                    driving,
+                    self.config.motion_layout,
+                    face,
+                    progress=progress,
+                    weights=self.weights_folder,
+                    device=self._execution_device,
                 )
             if work is not None:
                 work.save_motion(extracted)
@@ -238,9 +243,9 @@ class FlashPortraitPipeline(DiffusionPipeline):
             report.seams = [tuple(seam for seam in window.seams if seam < len(motion)) for window in plan]
             with report.stage("conditions", staged):
                 texts = {"prompt": prompt, "negative_prompt": negative_prompt}
-                conditions = self.encode_conditions(
-                    framed, motion.values, len(plan[0]), **texts, refine=settings.refine
-                )
+                # At a text scale of 1 the negative prompt has no weight: a text encoder that is streamed takes seconds.
+                used = texts if settings.text_scale != 1 else {"prompt": prompt, "negative_prompt": prompt}
+                conditions = self.encode_conditions(framed, motion.values, len(plan[0]), **used, refine=settings.refine)
             noise_shape = (self.transformer.config.out_channels, plan.latent_frames, *conditions.reference.grid)
             noise = choose_noise(noise_shape, seed, generator, latents, settings.temperature)
             if work is not None:
@@ -344,10 +349,11 @@ class FlashPortraitPipeline(DiffusionPipeline):
         """
         device, config = self._execution_device, self.transformer.config
         portrait = framed.pixels.to(device)
-        texts = [
-            encode_prompt(words, self.tokenizer, self.text_encoder, length=config.text_len, width=config.text_dim)
-            for words in (prompt, negative_prompt)
-        ]
+        sizes = {"length": config.text_len, "width": config.text_dim}
+        embeds = {
+            words: encode_prompt(words, self.tokenizer, self.text_encoder, **sizes)
+            for words in {prompt, negative_prompt}
+        }
         if isinstance(self.image_encoder, PortraitImageEncoder):
             image_embeds = self.image_encoder(portrait.to(self.image_encoder.dtype))
         else:
@@ -360,7 +366,9 @@ class FlashPortraitPipeline(DiffusionPipeline):
         else:  # the network is told what is drawn, not what lies beyond the mesh's reach
             rows = clip.motion
             reference = PortraitDrawn(clip, framed.pixels, self.vae, refine)
-        return Conditions(*texts, image_embeds, reference, rows[None]).to(device, self.transformer.dtype)
+        return Conditions(embeds[prompt], embeds[negative_prompt], image_embeds, reference, rows[None]).to(
+            device, self.transformer.dtype
+        )
 
     def _drawn_clip(self, framed: FramedPortrait, motion: np.ndarray) -> DrawnClip | None:
         """What is drawn on the face mesh, where the model's reference is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -78,6 +79,36 @@ def test_choices_are_kept():
     assert (plan.storage, plan.placement, plan.window) == ("fp8", "offload", 21)
     with pytest.raises(UserError, match=r"needs 43\.1 GB of device memory"):
         make_plan(machine(24, 256), SD, storage="bf16", placement="resident")
+
+
+def test_fp8_is_not_chosen_for_its_speed_but_multiplied_where_it_is_chosen():
+    card = replace(machine(140, 256), float8=True)
+    assert make_plan(card, SD).storage == "bf16"
+    widened, multiplied = (make_plan(each, SD, storage="fp8") for each in (machine(140, 256), card))
+    assert (widened.float8, multiplied.float8) == (False, True)
+    assert "multiplied so" in multiplied.summary()
+    # 73% of a pass over 51 latent frames is attention, which stays as it is.
+    assert 0.9 < multiplied.seconds / widened.seconds < 0.95
+
+
+def test_blocks_are_compiled_where_that_gains_more_than_it_takes():
+    card = replace(machine(140, 256, flops=460e12), compiler=True)
+    long, short = make_plan(card, SD), make_plan(card, Work(480, 832, 6, steps=5))
+    assert (long.compiled, short.compiled) == (True, False)
+    assert long.seconds < 0.85 * make_plan(card, SD, compile=False).seconds
+    assert make_plan(card, Work(480, 832, 6, steps=5), compile=True).compiled
+    assert not make_plan(machine(140, 256), SD).compiled, "no compiler"
+    assert not make_plan(card, SD, placement="offload").compiled, "streamed blocks"
+
+
+def test_branches_are_one_batch_where_streaming_takes_longer_than_computing():
+    card = machine(24, 64, flops=460e12)
+    short = make_plan(card, Work(480, 832, 6), storage="fp8", placement="offload")
+    assert short.batched
+    alone = make_plan(card, Work(480, 832, 6, branches=1), storage="fp8", placement="offload")
+    assert not alone.batched
+    assert short.seconds < 1.1 * alone.seconds, "both branches in the time that streaming takes"
+    assert not make_plan(card, SD, storage="fp8", placement="offload").batched
 
 
 def test_too_small_a_machine_is_told_what_is_needed():

@@ -113,7 +113,7 @@ class FaceDetector:
         boxes = np.concatenate([center - half, center + half], axis=1) * side + np.array([x, y, x, y])
         keypoints = points[:, 2:] * side + np.array([x, y])
         return merge_detections(
-            [Detection(*each) for each in zip(boxes, keypoints, scores[kept].tolist(), strict=True)]
+            [Detection(*each) for each in zip(boxes, keypoints, map(float, scores[kept]), strict=True)]
         )
 
 

@@ -186,7 +186,7 @@ class FaceLandmarker222:
             matrix = _crop_matrix(landmarks, eye_angle(points))
         if float(score.ravel()[0]) < MIN_SCORE:
             return None
-        pitch, yaw = turn.ravel()[:2].tolist()
+        pitch, yaw = map(float, turn.ravel()[:2])
         return Face222(landmarks.astype(np.float32), float(score.ravel()[0]), pitch, yaw)
 
 

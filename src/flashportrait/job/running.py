@@ -324,7 +324,14 @@ def _animate(
         started = time.perf_counter()
         driving = motion_for(
             motion_key(job, layout),
-            lambda: load_motion(reader, layout, settings["face"], progress=teller, weights=pipeline.weights_folder),
+            lambda: load_motion(
+                reader,
+                layout,
+                settings["face"],
+                progress=teller,
+                weights=pipeline.weights_folder,
+                device=pipeline._execution_device,
+            ),
         )
         teller("motion", len(driving), len(driving))
         seconds = time.perf_counter() - started

@@ -100,9 +100,9 @@ def _flash3_float8(
 ) -> Tensor:
     """An operator of its own, so that compiled graphs hold it whole."""
     try:
-        from flash_attn_interface import flash_attn_func  # pyrefly: ignore[missing-import]
+        from flash_attn_interface import flash_attn_func
     except ImportError:
-        from fa3_fwd_interface import flash_attn_func  # pyrefly: ignore[missing-import]
+        from fa3_fwd_interface import flash_attn_func
     scales = {"q_descale": query_scale, "k_descale": key_scale, "v_descale": value_scale}
     return flash_attn_func(query, key, value, **scales)
 
@@ -119,8 +119,11 @@ def _reference(
     query: Tensor, key: Tensor, value: Tensor, query_scale: Tensor, key_scale: Tensor, value_scale: Tensor
 ) -> Tensor:
     """The same from widened values: all but the rounding of the weights of the values."""
-    wide = (
-        (tokens.float() * scale[:, None, :, None]).transpose(1, 2)
-        for tokens, scale in ((query, query_scale), (key, key_scale), (value, value_scale))
+
+    def widened(tokens: Tensor, scale: Tensor) -> Tensor:
+        return (tokens.float() * scale[:, None, :, None]).transpose(1, 2)
+
+    out = F.scaled_dot_product_attention(
+        widened(query, query_scale), widened(key, key_scale), widened(value, value_scale)
     )
-    return F.scaled_dot_product_attention(*wide).transpose(1, 2).bfloat16()
+    return out.transpose(1, 2).bfloat16()

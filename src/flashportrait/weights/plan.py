@@ -300,7 +300,7 @@ def _predict(
         compute /= COMPILED_GAIN
     transfer = weights / machine.bandwidth if placement == "offload" else 0.0
     together = resident + max(working, activation_bytes(work.branches * tokens, sizes)) + RESERVE_BYTES
-    batched = transfer > compute / work.branches and together <= USABLE_VRAM * machine.free_vram
+    batched = work.branches > 1 and transfer > compute / work.branches and together <= USABLE_VRAM * machine.free_vram
     step_seconds = max(compute, transfer * (1 if batched else work.branches))
     frames = 4 * (work.latent_frames - 1) + 1
     decoding = VAE_FLOPS_PER_PIXEL * work.height * work.width * frames / machine.flops
@@ -479,9 +479,7 @@ def _place_encoder(encoder: Any, placement: Placement, device: torch.device) -> 
         return
     from diffusers.hooks import apply_group_offloading
 
-    # With a stream, what was on the device is dropped rather than copied back; in pinned memory, layer by layer.
-    streams = {"use_stream": True, "low_cpu_mem_usage": True} if device.type == "cuda" else {}
-    apply_group_offloading(encoder, onload_device=device, offload_type="leaf_level", **streams)
+    apply_group_offloading(encoder, onload_device=device, offload_type="leaf_level")
     home = encoder.device
 
     def to_device(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import connection
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,7 +64,7 @@ class WorkerProcess:
         return self._process.pid
 
     @property
-    def connection(self) -> connection.Connection | None:
+    def connection(self) -> Connection | None:
         """For ``multiprocessing.connection.wait``: ready when :meth:`poll` has something; None where none is up."""
         return self._process.connection
 
