@@ -26,7 +26,7 @@ def parse_rate(text: str | float | Fraction) -> Fraction:
     try:
         rate = Fraction(str(text))
     except (ValueError, ZeroDivisionError) as error:
-        raise UserError(f"'{text}' is not a frame rate: give a number or a fraction such as 30000/1001") from error
+        raise UserError(f"{str(text)!r} is not a frame rate: give a number or a fraction such as 30000/1001") from error
     if not MIN_RATE <= rate <= MAX_RATE:
         raise UserError(f"a rate of {text} frames per second is outside {MIN_RATE} to {MAX_RATE}")
     ntsc = Fraction(round(rate * 1001 / 1000) * 1000, 1001)
