@@ -19,7 +19,9 @@ from flashportrait.face.motion import BLENDSHAPES, PDFGC, MotionFeatures
 from flashportrait.inputs import MotionControls
 from flashportrait.loading import load_pipeline
 from flashportrait.pipeline import FlashPortraitPipeline
+from flashportrait.sampling.fitted import FittedPrediction
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
+from flashportrait.sampling.speed import parse_predictor
 from flashportrait.workdir import WorkDirectory
 from toys import toy_pipeline
 
@@ -213,6 +215,29 @@ def test_the_report_counts_what_was_done(pipeline, portrait):
     assert report.seconds_to_first_frame > 0
     assert report.peak_memory_bytes > 0
     json.dumps(report.to_dict())
+
+
+@pytest.mark.parametrize("predictor", ["none", "newton:speedup=3,order=1", "alp:interval=2,tolerance=0.05", "fitted"])
+def test_what_is_told_on_the_way_is_what_the_report_counts(pipeline, portrait, predictor):
+    if predictor == "fitted":
+        pipeline.scheduler.set_timesteps(6)
+        weights = ((1.0,), (1.0, 0.0))
+        chosen = FittedPrediction(tuple(pipeline.scheduler.sigmas.tolist()), (0, 3), weights)
+    else:
+        chosen = parse_predictor(predictor)
+    told: list[tuple[str, int, int | None]] = []
+    video = pipeline(
+        portrait,
+        motion(38),
+        num_inference_steps=6,
+        predictor=chosen,
+        progress=lambda stage, done, total: told.append((stage, done, total)),
+    )
+    steps = [(done, total) for stage, done, total in told if stage == "denoise"]
+    assert steps == [(done, 5 * 6) for done in range(5 * 6 + 1)]
+    passes = [(done, total) for stage, done, total in told if stage == "passes"]
+    assert passes[-1][0] == video.report.steps_computed
+    assert {total for _, total in passes} == {None if "tolerance" in predictor else video.report.steps_computed}
 
 
 def test_missing_faces_are_reported(pipeline, portrait):

@@ -52,6 +52,7 @@ from flashportrait.sampling.noise import GivenNoise, Noise, choose_noise
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
 from flashportrait.sampling.sharing import Evaluate, HelpedPasses
 from flashportrait.sampling.solver import Step, steps_of
+from flashportrait.sampling.speed import planned_steps
 from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_count
 from flashportrait.settings import SamplingSettings
 from flashportrait.weights.folder import check_components
@@ -196,7 +197,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
             face: which face to animate and which to follow, where there are several.
             stream: return at once and make frames as they are asked for, rather than all of them now.
             progress: show progress bars; or a function ``(stage, done, total)`` that is told of frames whose motion is
-                read, of steps, and of the stages between; what it raises ends the run.
+                read, of steps, of ``passes`` (those steps at which the network ran, of those at which it will; None
+                where a tolerance chooses), and of the stages between; what it raises ends the run.
             callback_on_step_end: sees, and may change, the latents after each step of each window.
             callback_on_step_end_tensor_inputs: what it is given; there are only ``latents``.
             work: where progress is kept, so that the same call with the same folder goes on where it stopped.
@@ -440,8 +442,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
         )
         total = len(plan) * len(steps)
         told = progress if callable(progress) else None
-        if told is not None:
-            told("denoise", 0, total)
+        planned = planned_steps(settings.predictor, len(steps))
+        before, computed_before = 0, 0
         bars = self.progress_bar(total=total) if progress is True else nullcontext()
         with network_prediction(self.transformer, settings.predictor), bars as bar:
 
@@ -449,10 +451,21 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 report.note_step(velocity.calls, predicted=not velocity.computed)
                 if bar is not None:
                     bar.update()
-                if told is not None:
-                    told("denoise", report.steps_computed + report.steps_predicted, total)
+                tell()
                 changed = callback(self, step.index, step.timestep, {"latents": latents}) if callback else None
                 return (changed or {}).get("latents", latents)
+
+            def tell() -> None:
+                if told is not None:
+                    passes = None if planned is None else len(plan) * len(planned)
+                    told("passes", computed_before + report.steps_computed, passes)
+                    told("denoise", before + report.steps_computed + report.steps_predicted, total)
+
+            def begin() -> None:
+                nonlocal before, computed_before
+                taken = run.steps_taken()  # some, in a run that goes on
+                before, computed_before = sum(taken), sum(taken[step] for step in planned or ())
+                tell()
 
             def start(first: int, stop: int) -> Tensor:
                 return noise(first, stop).to(device, torch.float32)
@@ -468,7 +481,11 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 breadth=1 if helped is None else 1 + len(helpers),
             )
             try:
-                yield from work.run(run, plan, prediction) if work else chain.from_iterable(run.run())
+                if work is not None:
+                    yield from work.run(run, plan, prediction, begin)
+                else:
+                    begin()
+                    yield from chain.from_iterable(run.run())
             finally:
                 if helped is not None:
                     helped.close()

@@ -17,7 +17,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -179,16 +179,23 @@ class WorkDirectory:
             self.path.rmdir()
 
     def run(
-        self, denoiser: Denoiser, plan: WindowPlan, prediction: PredictionState | None = None
+        self,
+        denoiser: Denoiser,
+        plan: WindowPlan,
+        prediction: PredictionState | None = None,
+        restored: Callable[[], object] | None = None,
     ) -> Iterator[tuple[Window, Tensor]]:
         """Run ``denoiser`` from where the folder's run stopped, saving each window and now and then the state.
 
-        Yields all windows with their final latents, the saved ones first.
+        Yields all windows with their final latents, the saved ones first. ``restored`` is called once ``denoiser`` is
+        where the run stopped, before it goes on.
 
         Raises:
             UserError: the disk is full or can't be written.
         """
         finished, rounds = self._restore(denoiser, prediction)
+        if restored is not None:
+            restored()
         for index in range(finished):
             content = _read(self._window_file(index))
             assert content is not None, "a window that was whole a moment ago"

@@ -84,6 +84,21 @@ def test_cancelled_and_resumed_gives_the_same_frames(
     assert {progress.stage: progress.done for progress in told}["denoise"] == 6
 
 
+@pytest.mark.parametrize("schedule", ["causal", "diagonal"])
+def test_what_was_done_before_counts(job: Job, written: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, schedule):
+    monkeypatch.setattr(workdir, "STATE_INTERVAL_SECONDS", 0.0)
+    flag, listen = cancel_at("denoise", 5)
+    with pytest.raises(Cancelled) as cancelled:
+        run(replace(job, schedule=schedule), on_progress=listen, cancel=flag)
+    told: list[Progress] = []
+    summary = resume(cancelled.value.work, on_progress=told.append)
+    steps = [progress.done for progress in told if progress.stage == "denoise" and progress.message is None]
+    assert steps[0] >= 3
+    assert steps == list(range(steps[0], 7))
+    assert summary.report.steps_computed == 6 - steps[0]
+    assert told[-1].seconds_left == 0
+
+
 @pytest.mark.usefixtures("no_faces_needed")
 def test_motion_is_cancelled_between_frames(job: Job, tmp_path: Path):
     flag, listen = cancel_at("motion", 3)

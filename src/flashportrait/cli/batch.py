@@ -13,7 +13,7 @@ from typing import Any
 from flashportrait.batch import Batch, BatchError, Fleet, Outcome, Progress, Row, check_jobs, pair_jobs, read_jobs
 from flashportrait.batch.storage import is_address, write_text
 from flashportrait.batch.task import FILES, STATUSES
-from flashportrait.cli.console import Console
+from flashportrait.cli.console import Console, clock
 from flashportrait.cli.options import add_settings, by_option
 from flashportrait.errors import UserError
 from flashportrait.job import Job, JobError, read_settings
@@ -197,7 +197,7 @@ class _Bar:
         if progress.outcome is not None:
             self._failed += progress.outcome.status == "failed"
             self._ended(progress.outcome)
-        left = "" if progress.seconds_left is None else f", about {_clock(progress.seconds_left)} left"
+        left = "" if progress.seconds_left is None else f", about {clock(progress.seconds_left)} left"
         failed = f", {self._failed} failed" * bool(self._failed)
         self._bar.set_postfix_str(f"{progress.jobs_done}/{progress.jobs} jobs{failed}{left}", refresh=False)
         self._bar.update(progress.fraction - self._bar.n)
@@ -217,12 +217,6 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def describe(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:

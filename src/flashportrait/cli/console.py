@@ -96,6 +96,13 @@ class Console:
             print(f"flashportrait: {line}", file=sys.stderr, flush=True)
 
 
+def clock(seconds: float) -> str:
+    """``0:42``, ``12:05``, ``1:00:00``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
 class _WarningHandler(logging.Handler):
     """Hands log records of weight to the console."""
 

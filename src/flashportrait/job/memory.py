@@ -70,7 +70,4 @@ def _passes(job: Job, fast: bool) -> tuple[int, int]:
     predictor = parse_predictor(job.predictor) if job.predictor else preset(job.speed or "exact")
     if predictor is None:
         return steps, branches
-    step = full = 0
-    while step < steps:
-        full, step = full + 1, predictor.next_full_step(step, steps)
-    return full, branches
+    return len(predictor.planned_steps(steps)), branches

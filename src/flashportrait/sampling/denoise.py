@@ -51,6 +51,10 @@ class Denoiser(Protocol):
         """
         ...
 
+    def steps_taken(self) -> list[int]:
+        """How many windows have taken each step, as of the last round that ``run`` yielded."""
+        ...
+
     def state_dict(self) -> dict[str, Tensor]:
         """All that is needed to continue after the last round that ``run`` yielded, as named tensors."""
         ...
@@ -229,6 +233,10 @@ class JointDenoiser:
             parts.append(self._stretches[index].latents)
         return torch.cat(parts, dim=2)[:, :, : len(window)]
 
+    def steps_taken(self) -> list[int]:
+        """How many windows have taken each step."""
+        return list(self._taken)
+
     def state_dict(self) -> dict[str, Tensor]:
         """All that is needed to continue after the last round that ``run`` yielded, as named tensors."""
         state = {"taken": torch.tensor(self._taken)}
@@ -306,6 +314,10 @@ class CausalDenoiser:
                 if self._on_step is not None:
                     solver.latents = self._on_step(window, step, solver.latents)
         return [solver.latents for solver in solvers]
+
+    def steps_taken(self) -> list[int]:
+        """How many windows have taken each step."""
+        return [self._windows_done] * len(self._steps)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that is needed to continue after the last round that ``run`` yielded, as named tensors."""

@@ -133,6 +133,13 @@ class AdaptiveLatentPrediction:
             return step + 1
         return min(step + self.interval, max(step + 1, steps - self.cooldown))
 
+    def planned_steps(self, steps: int) -> tuple[int, ...]:
+        """The computed steps of each window out of ``steps``, where no tolerance chooses them."""
+        planned = [0]
+        while (step := self.next_full_step(planned[-1], steps)) < steps:
+            planned.append(step)
+        return tuple(planned)
+
     @property
     def uses_layer_scale(self) -> bool:
         """Whether w(t, l, i) has to be measured."""

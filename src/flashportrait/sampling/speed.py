@@ -38,6 +38,18 @@ def preset(
     return SPEEDS[speed]
 
 
+def planned_steps(predictor: AdaptiveLatentPrediction | FittedPrediction | None, steps: int) -> tuple[int, ...] | None:
+    """Steps out of ``steps`` at which the network runs in each window; None where a tolerance chooses them on the way.
+
+    Predictors inside the network run a part of it at every step.
+    """
+    if predictor is None or predictor.target != "guided":
+        return tuple(range(steps))
+    if isinstance(predictor, FittedPrediction):
+        return predictor.full_steps
+    return predictor.planned_steps(steps) if predictor.tolerance is None else None
+
+
 def parse_predictor(text: str) -> AdaptiveLatentPrediction | None:
     """Reads ``method:field=value,...``, as in ``alp:interval=5,order=3,alpha=1.5,target=guided``; ``none`` is None.
 

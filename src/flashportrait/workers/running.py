@@ -11,8 +11,6 @@ LOCK_SECONDS = 60.0
 """How long to wait for another run to an output to end: that of a process that is about to notice its parent's end."""
 SHARES = {"motion": 0.1, "denoise": 0.7, "decode": 0.2}
 """Of a job's time, by stage, about: to say how far it is."""
-JUDGED_FROM = 0.02
-"""The part of a run from which on the time left is estimated."""
 
 
 def run_when_free(job: Job, cancel: Flag, **settings: Any) -> Summary:
@@ -36,11 +34,10 @@ class WholeRun:
 
     def __init__(self) -> None:
         self._parts: dict[str, float] = {}
-        self._begun: tuple[float, float] | None = None
         self.fraction = 0.0
         """Of the whole run, 0 to 1."""
         self.seconds_left: float | None = None
-        """Estimated; None while there is nothing to judge by."""
+        """Estimated for the whole of it; None until steps or frames are counted that tell."""
 
     def __call__(self, progress: Progress) -> None:
         """Take in what a run tells."""
@@ -52,9 +49,5 @@ class WholeRun:
         if parts.get("denoise"):
             parts["motion"] = 1.0
         self.fraction = sum(share * parts.get(stage, 0.0) for stage, share in SHARES.items())
-        if not self.fraction:
-            return
-        # Loading is left out; a run that goes on with another's work begins with a part of it done.
-        first, begun = self._begun = self._begun or (self.fraction, progress.seconds)
-        if self.fraction - first > JUDGED_FROM:
-            self.seconds_left = (progress.seconds - begun) / (self.fraction - first) * (1 - self.fraction)
+        if progress.of_whole_run:
+            self.seconds_left = progress.seconds_left
