@@ -131,10 +131,10 @@ def following(args: argparse.Namespace, pipeline: FlashPortraitPipeline, picture
             framed = framed_photo(photos[index])
             frames = pipeline(framed, motion, controls=AS_FILMED, progress=False).frames
             seen = read_faces(frames, landmarker)
-            for measure, value in _followed(seen, motion).items():
+            for measure, value in followed(seen, motion).items():
                 scores.setdefault(measure, []).append(value)
-            if (likeness := _likeness(frames, seen, framed, landmarker)) is not None:
-                scores.setdefault("identity", []).append(likeness)
+            if (alike := likeness(frames, seen, framed, landmarker)) is not None:
+                scores.setdefault("identity", []).append(alike)
             shown = np.linspace(0, len(frames) - 1, 3).round().astype(int)
             pictures.append(np.concatenate([_bytes(framed.pixels[0]), *frames[shown]], axis=1))
     results = {measure: float(np.mean(values)) for measure, values in scores.items()}
@@ -142,7 +142,7 @@ def following(args: argparse.Namespace, pipeline: FlashPortraitPipeline, picture
     return results
 
 
-def _followed(seen: FaceRows, motion: MotionFeatures) -> dict[str, float]:
+def followed(seen: FaceRows, motion: MotionFeatures) -> dict[str, float]:
     """Correlations with what the driver does, of measures in which it does something."""
     from flashportrait.face.motion import BLENDSHAPE_NAMES
 
@@ -160,7 +160,7 @@ def _followed(seen: FaceRows, motion: MotionFeatures) -> dict[str, float]:
     }
 
 
-def _likeness(frames: np.ndarray, seen: FaceRows, framed: Any, landmarker: FaceLandmarker) -> float | None:
+def likeness(frames: np.ndarray, seen: FaceRows, framed: Any, landmarker: FaceLandmarker) -> float | None:
     """SFace's cosine with the portrait; None without the extra that has it."""
     try:
         embedder = IdentityEmbedder()

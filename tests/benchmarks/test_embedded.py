@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedded import _followed, _gain, psnr
+from embedded import _gain, followed, psnr
 from embedded_cases import far_turned_cases, framed_photo, reversed_cases
 from flashportrait.evaluation.extractors import FaceRows
 from flashportrait.face.blendshapes import MEDIAPIPE_NAMES
@@ -62,4 +62,4 @@ def test_following_is_judged_where_the_driver_does_something() -> None:
     read = np.zeros((20, 52), np.float32)
     read[:, MEDIAPIPE_NAMES.index("jawOpen")] = 0.5 * np.linspace(0, 1, 20)
     rows = FaceRows(read, np.zeros((20, 3), np.float32), np.zeros((20, 5, 2), np.float32), ())
-    assert _followed(rows, MotionFeatures(values, 25)) == {"jaw": pytest.approx(1.0)}
+    assert followed(rows, MotionFeatures(values, 25)) == {"jaw": pytest.approx(1.0)}
