@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flashportrait.evaluation.machine import timed
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.sampling.windows import latent_frame_count
 from flashportrait.weights import plan
@@ -65,21 +64,10 @@ def measure(
     )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = []
-    for _ in range(repeats + 1):
-        _wait(device)
-        started = time.perf_counter()
-        model(*inputs)
-        _wait(device)
-        seconds.append(time.perf_counter() - started)
+    seconds = timed(lambda: model(*inputs), device, repeats)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     tokens = plan.window_tokens(plan.Work(height, width, latent_frames), latent_frames)
-    return {"size": [height, width], "tokens": tokens, "seconds": statistics.median(seconds[1:]), "peak_bytes": peak}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return {"size": [height, width], "tokens": tokens, "seconds": seconds, "peak_bytes": peak}
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def measure(
         conditions = next(iter(drawn_clips(pipeline, 1, 0, latent_frames))).conditions
     else:
         portrait = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
-        seconds = _timed(lambda: encode_portrait(pipeline.vae, portrait, latent_frames), device, repeats)
+        seconds = timed(lambda: encode_portrait(pipeline.vae, portrait, latent_frames), device, repeats)
         yield Stage("portrait encoding", seconds, f"clip of {frames} frames")
         conditions = _conditions(pipeline, portrait, latent_frames)
     conditions, settings = conditions.to(device, dtype), pipeline.settings("exact")
@@ -76,7 +76,7 @@ def measure(
     velocity = GuidedVelocity(
         pipeline.transformer, pipeline.portrait_encoder, conditions, guidance, steps=2, batched=False
     )
-    each = _timed(lambda: velocity(noise, step, window), device, repeats) / branches
+    each = timed(lambda: velocity(noise, step, window), device, repeats) / branches
     tokens = latent_frames * grid[0] * grid[1] // 4
     kind = str(dtype).removeprefix("torch.")
     yield Stage("pass of the network", each, "pass", f"{tokens} tokens, {branches} passes a step, {kind}")
@@ -84,12 +84,12 @@ def measure(
     history = History("newton", 2)
     history.push(0.0, noise)
     history.push(1.0, noise)
-    yield Stage("prediction", _timed(lambda: history.predict(1.5), device, repeats), "step of a window")
+    yield Stage("prediction", timed(lambda: history.predict(1.5), device, repeats), "step of a window")
 
     decoder, latents = streaming_decoder(pipeline.vae), noise[:, :, :1]
     reference = conditions.reference
     reference.decode(0, latents, decoder)  # the first latent frame holds one picture, others four
-    seconds = _timed(lambda: reference.decode(1, latents, decoder), device, repeats)
+    seconds = timed(lambda: reference.decode(1, latents, decoder), device, repeats)
     yield Stage("decoding", seconds / 4, "frame")
     if device.type == "cuda":
         yield Stage("peak device memory", torch.cuda.max_memory_allocated(device) / 1e9, "GB")
@@ -108,8 +108,8 @@ def _conditions(pipeline: FlashPortraitPipeline, portrait: torch.Tensor, latent_
     return Conditions(text[0], text[1], image, reference, rows)
 
 
-def _timed(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median seconds, after one run that doesn't count."""
+def timed(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median seconds of ``work``, over ``repeats`` runs after one that doesn't count."""
     seconds = []
     for _ in range(repeats + 1):
         _wait(device)
