@@ -11,12 +11,13 @@ from clips import make_clip
 from flashportrait.cli import main
 from flashportrait.errors import UserError
 from flashportrait.job import Job, ModelCache, check, run
-from flashportrait.job.memory import plan_memory
+from flashportrait.job.lengths import offers
+from flashportrait.job.memory import describe_plan, plan_memory
 from flashportrait.weights import loading
 from flashportrait.weights import plan as planning
 from flashportrait.weights.hub import WEIGHTS
 from flashportrait.weights.loading import released_model
-from flashportrait.weights.plan import RELEASED, Machine
+from flashportrait.weights.plan import RELEASED, Machine, Work, make_plan
 
 GB = 10**9
 SMALL, LARGE = (12, 32), (140, 256)
@@ -80,6 +81,33 @@ def test_the_plan_is_told_and_its_windows_are_settled(
     line = next(line for line in told if line and "Test GPU" in line)
     for part in ("GB of device memory", "GB of host memory"):
         assert part in line
+    assert "--window" not in line, "a clip of one short window has nothing to gain"
+
+
+@pytest.mark.usefixtures("weights_there")
+def test_what_would_be_quicker_is_said_where_windows_were_not_chosen():
+    def said(frames: int = 501, **settings: Any) -> str:
+        job = Job("face.png", "drive.mp4", "out.mp4", model="14b", **settings)
+        given = job, released_model(job.model), machine(*LARGE), (832, 480), frames
+        return describe_plan(plan_memory(*given), *given)
+
+    assert "windows of 51 latent frames, 30 shared" in said()
+    assert "--window 21 --overlap 5 would take about 2.5 times less" in said()
+    assert "--window" not in said(frames=81)
+    assert "--window" not in said(window=51)
+    assert "--window" not in said(overlap=30)
+    assert "windows of 21 latent frames, 5 shared" in said(window=21, overlap=5)
+
+
+@pytest.mark.usefixtures("weights_there")
+def test_an_overlap_counts_in_the_plan():
+    five, thirty = (planned(LARGE, model="14b", overlap=overlap) for overlap in (5, 30))
+    assert (five.window, five.overlap, thirty.overlap) == (51, 5, 30)
+    assert five.seconds == pytest.approx(0.6 * thirty.seconds, rel=0.02), "three windows rather than five"
+    assert planned((9, 32), model="14b", overlap=20).window == 31
+    assert planned((7, 32), model="14b", overlap=20).window == 21
+    with pytest.raises(UserError, match="overlap is 51 latent frames with windows of 51 or fewer"):
+        planned(LARGE, model="14b", overlap=51)
 
 
 @pytest.mark.parametrize("model", ["14b", "14b-fast"])
@@ -118,3 +146,16 @@ def test_a_cache_measures_the_machine_once(monkeypatch: pytest.MonkeyPatch):
         assert models.machine("cpu").free_vram == LARGE[0] * GB
     with pytest.raises(UserError, match="toaster"):
         ModelCache().machine("toaster")
+
+
+def test_offers_cost_what_was_measured_on_an_h100():
+    """Seconds of a pass, uncompiled, with the one over 21 latent frames given."""
+    work = Work(480, 832, 126)
+    made = make_plan(machine(*LARGE), work)
+    found = {offer.window: 3.27 * offer.pass_ratio for offer in offers(machine(*LARGE), work, made, 21)}
+    for window, seconds in {13: 1.79, 21: 3.27, 31: 5.73, 51: 12.37}.items():
+        assert found[window] == pytest.approx(seconds, rel=0.04)
+    small = machine(9, 32)
+    fitting = {offer.window: offer.peak_vram for offer in offers(small, work, make_plan(small, work), 21)}
+    assert fitting[51] is None
+    assert fitting[21] <= 0.95 * 9e9

@@ -64,6 +64,23 @@ def test_a_folder_of_any_size_is_a_model(toy_14b, portrait, clip, tmp_path, caps
     assert frames.std() > 1, "something is in the picture"
 
 
+def test_windows_are_offered_with_what_they_cost(toy_14b, capsys):
+    command = ["bench", "--model", str(toy_14b), "--width", "32", "--height", "32", "--repeats", "1", "--window", "3"]
+    assert main([*command, "--device", "cpu", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["windows"]
+    places = {(row["window"], row["overlap"]): row for row in rows}
+    assert [row["windows"] for row in rows[:1]] == [5], "501 frames, as released"
+    assert places[21, 5]["windows"] == 8
+    assert places[51, 30]["pass_ratio"] > places[21, 5]["pass_ratio"] > 21 / 3
+    assert places[51, 30]["seconds"]["exact"] > places[21, 5]["seconds"]["exact"]
+    assert all(row["peak_vram"] > 0 for row in rows)
+    assert main([*command, "--device", "cpu", "--overlap", "2"]) == 0
+    table = capsys.readouterr().out
+    assert "windows to choose from" in table
+    assert main([*command, "--device", "cpu", "--overlap", "3"]) == 2
+    assert "overlap is 3" in capsys.readouterr().err
+
+
 def test_both_layouts_of_wan_are_one_model(toy_14b, tmp_path):
     released = tmp_path / "checkpoints"
     (released / "FlashPortrait").mkdir(parents=True)

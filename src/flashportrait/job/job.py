@@ -199,8 +199,14 @@ class Job:
         number(0), "guidance by expression, from 0", default=None, group=SAMPLING, metavar="SCALE"
     )
     """Guidance by expression, from 0; 1 follows the driver as it stands."""
-    window: int | None = setting(POSITIVE, "latent frames denoised together", default=None, group=SAMPLING, metavar="N")
-    """Latent frames denoised together, from 1."""
+    window: int | None = setting(
+        POSITIVE,
+        "latent frames denoised together; the 14B's default: the longest of 51, 41, 31, 21, 13 that fits",
+        default=None,
+        group=SAMPLING,
+        metavar="N",
+    )
+    """Latent frames denoised together, from 1; with the 14B the longest of 51, 41, 31, 21 and 13 that fits."""
     overlap: int | None = setting(
         whole(0), "latent frames that neighbouring windows share", default=None, group=SAMPLING, metavar="N"
     )

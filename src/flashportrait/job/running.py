@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flashportrait.errors import UserError
 from flashportrait.job.job import Job
 from flashportrait.job.marks import Marks, open_marks
-from flashportrait.job.memory import plan_memory
+from flashportrait.job.memory import describe_plan, plan_memory
 from flashportrait.job.models import ModelCache
 from flashportrait.job.opening import Inputs, motion_key, open_inputs
 from flashportrait.job.progress import Cancelled, Flag, Progress, Stopped, Teller
@@ -180,10 +180,11 @@ def _perform(
         released = released_model(job.model)
         if released is not None:
             machine = cache.machine(job.device)
-            plan = plan_memory(job, released, machine, inputs.portrait.size, len(inputs.driving))
-            teller.note(f"{machine.name}: {plan.summary()}")
+            given = job, released, machine, inputs.portrait.size, len(inputs.driving)
+            plan = plan_memory(*given)
+            teller.note(describe_plan(plan, *given))
             # Settled here, so that a run that goes on with other memory free has the same windows.
-            job = replace(job, window=plan.window, overlap=plan.overlap if job.overlap is None else job.overlap)
+            job = replace(job, window=plan.window, overlap=plan.overlap)
         started = time.perf_counter()
         with (
             open_work(job) as folder,

@@ -181,8 +181,9 @@ class Plan:
         compiled = ", compiled" if self.compiled else ""
         return (
             f"transformer {how[self.storage]} {where[self.placement]}{compiled}, text encoder "
-            f"{where[self.text_encoder]}, windows of {self.window} latent frames: about {self.peak_vram / 1e9:.1f} GB "
-            f"of device memory, {self.peak_ram / 1e9:.1f} GB of host memory, {format_seconds(self.seconds)}"
+            f"{where[self.text_encoder]}, windows of {self.window} latent frames, {self.overlap} shared: about "
+            f"{self.peak_vram / 1e9:.1f} GB of device memory, {self.peak_ram / 1e9:.1f} GB of host memory, "
+            f"{format_seconds(self.seconds)}"
         )
 
 
@@ -201,6 +202,7 @@ def make_plan(
     placement: Placement | None = None,
     text_encoder: Placement | None = None,
     window: int | None = None,
+    overlap: int | None = None,
     compile: bool | None = None,
 ) -> Plan:
     """The best way that fits: the longest windows, then full precision, then speed.
@@ -212,6 +214,7 @@ def make_plan(
         work: what is to be made.
         storage, placement, text_encoder, window: choose these rather than have them chosen. A window of more latent
             frames than the clip has costs what the clip costs.
+        overlap: of windows; the released setting's share of the window unless given.
         compile: whether blocks are compiled; where there is a compiler and the run is long enough, unless given.
 
     Raises:
@@ -228,14 +231,20 @@ def make_plan(
             "CPU and GPU share one memory on this machine, so nothing can be offloaded; leave the offloading out"
         )
     tried: list[Plan] = []
-    for length in WINDOWS if window is None else (window,):
+    lengths = [length for length in (WINDOWS if window is None else (window,)) if overlap is None or length > overlap]
+    if not lengths:
+        raise UserError(
+            f"overlap is {overlap} latent frames with windows of {window or WINDOWS[0]} or fewer: choose a smaller one"
+        )
+    for length in lengths:
         plain = replace(machine, float8=False)
-        plans = [_predict(plain, work, length, *kind, compile=compile) for kind in kinds]
+        plans = [_predict(plain, work, length, *kind, overlap=overlap, compile=compile) for kind in kinds]
         fitting = [plan for plan in plans if fits(plan, machine)]
         if fitting:
             fastest = min(plan.seconds for plan in fitting)
             best = next(plan for plan in fitting if plan.seconds <= WORTHWHILE * fastest)
-            return _predict(machine, work, length, best.storage, best.placement, best.text_encoder, compile=compile)
+            kind = best.storage, best.placement, best.text_encoder
+            return _predict(machine, work, length, *kind, overlap=overlap, compile=compile)
         tried += plans
     smallest = min(tried, key=lambda plan: (plan.peak_vram, plan.peak_ram))
     raise UserError(
@@ -268,11 +277,12 @@ def _predict(
     placement: Placement,
     text_encoder: Placement,
     *,
+    overlap: int | None,
     compile: bool | None,
 ) -> Plan:
     """Peaks and time of one way of working."""
     sizes = work.sizes
-    overlap = min(round(window * OVERLAP_SHARE), window - 1)
+    overlap = min(round(window * OVERLAP_SHARE), window - 1) if overlap is None else overlap
     windows = 1 + max(0, math.ceil((work.latent_frames - window) / (window - overlap)))
     tokens = window_tokens(work, min(window, work.latent_frames))
     weights = sizes.blocks_bytes(storage)
