@@ -92,7 +92,7 @@ def test_what_would_be_quicker_is_said_where_windows_were_not_chosen():
         return describe_plan(plan_memory(*given), *given)
 
     assert "windows of 51 latent frames, 30 shared" in said()
-    assert "--window 21 --overlap 5 would take about 2.5 times less" in said()
+    assert "--window 21 --overlap 5 would take about 2.2 times less" in said()
     assert "--window" not in said(frames=81)
     assert "--window" not in said(window=51)
     assert "--window" not in said(overlap=30)

@@ -15,10 +15,9 @@ from flashportrait.weights.plan import (
     Machine,
     Plan,
     Work,
-    attention_flops,
     format_seconds,
-    linear_flops,
     make_plan,
+    pass_cost,
     window_tokens,
 )
 
@@ -28,9 +27,6 @@ the change from frame to frame at a seam over that at the same frames of the cli
 (docs/experiments/2026-11-27-window-lengths.md)."""
 QUICKER = (21, 5)
 """Window and overlap to go to where time counts: 81 frames, as long as Wan2.1's own clips."""
-ATTENTION_GAIN = 1.76
-"""Times as many operations a second that attention does as the rest of a pass: fitted to passes over 13, 21, 31 and 51
-latent frames on one H100, which it gives within 4% (docs/experiments/2026-11-27-h100.md)."""
 WORTH_SAYING = 1.2
 """Times as fast that other windows are worth a word."""
 
@@ -66,8 +62,10 @@ def offers(machine: Machine, work: Work, plan: Plan, measured: int) -> Iterator[
             peak = _same(machine, work, plan, window, overlap).peak_vram
         except UserError:
             peak = None
-        ratio = _cost(work, length) / _cost(work, measured)
-        yield Offer(window, overlap, len(WindowPlan(work.latent_frames, window, overlap)), ratio, peak, seam)
+        cost, of_measured = (pass_cost(window_tokens(work, frames), work.sizes) for frames in (length, measured))
+        yield Offer(
+            window, overlap, len(WindowPlan(work.latent_frames, window, overlap)), cost / of_measured, peak, seam
+        )
 
 
 def quicker(machine: Machine, work: Work, plan: Plan) -> str | None:
@@ -96,9 +94,3 @@ def _same(machine: Machine, work: Work, plan: Plan, window: int, overlap: int) -
         overlap=overlap,
         compile=plan.compiled,
     )
-
-
-def _cost(work: Work, latent_frames: int) -> float:
-    """Of a pass, in operations of its linear layers."""
-    tokens, sizes = window_tokens(work, latent_frames), work.sizes
-    return linear_flops(tokens, sizes) + attention_flops(tokens, sizes) / ATTENTION_GAIN

@@ -56,7 +56,10 @@ LOADING_SPARE_BYTES = 2_000_000_000
 """Of host memory while loading, beside the largest shard of the text encoder."""
 WORTHWHILE = 1.1
 """Full precision is kept if it takes at most this many times as long as the fastest way that fits."""
-FLOAT8_GAIN = 1.37
+ATTENTION_GAIN = 1.76
+"""Times as many operations a second that attention does as the rest of a pass: fitted to passes over 13, 21, 31 and 51
+latent frames on one H100, which it gives within 4% (docs/experiments/2026-11-27-h100.md)."""
+FLOAT8_GAIN = 1.32
 """Times as fast that all but attention is where the inner blocks' layers are multiplied in fp8; on one H100."""
 COMPILED_GAIN = 1.25
 """Times as fast that a pass is with compiled blocks; on one H100."""
@@ -118,7 +121,7 @@ class Machine:
     free_ram: int
     """Bytes of host memory."""
     flops: float
-    """Sustained floating-point operations a second in bfloat16."""
+    """Floating-point operations a second in bfloat16 that a pass sustains outside attention."""
     bandwidth: float = 12e9
     """Bytes a second from host to accelerator."""
     unified: bool = False
@@ -301,8 +304,7 @@ def _predict(
     if work.lora and (storage, placement) == ("bf16", "offload"):
         waiting *= 2  # merged weights are no longer the file's, and are copied once more to be streamed
     steps, float8 = work.steps * windows, storage == "fp8" and machine.float8
-    linear, attention = linear_flops(tokens, sizes), attention_flops(tokens, sizes)
-    compute = work.branches * (linear / (FLOAT8_GAIN if float8 else 1.0) + attention) / machine.flops
+    compute = work.branches * pass_cost(tokens, sizes, float8=float8) / machine.flops
     if compile is None:
         gained = steps * compute * (1 - 1 / COMPILED_GAIN)
         compile = machine.compiler and placement == "resident" and gained > COMPILING_SECONDS
@@ -342,6 +344,12 @@ def activation_bytes(tokens: int, sizes: Sizes = RELEASED) -> int:
 def forward_flops(tokens: int, sizes: Sizes = RELEASED) -> float:
     """Of one pass of the transformer."""
     return linear_flops(tokens, sizes) + attention_flops(tokens, sizes)
+
+
+def pass_cost(tokens: int, sizes: Sizes = RELEASED, *, float8: bool = False) -> float:
+    """Of one pass, in operations outside attention that take as long."""
+    linear = linear_flops(tokens, sizes) / (FLOAT8_GAIN if float8 else 1.0)
+    return linear + attention_flops(tokens, sizes) / ATTENTION_GAIN
 
 
 def linear_flops(tokens: int, sizes: Sizes = RELEASED) -> float:
@@ -405,8 +413,8 @@ def _free_ram_elsewhere() -> int:
 
 
 MEASURED_SIDE = {"cuda": 8192, "mps": 2048, "cpu": 512}
-KERNEL_EFFICIENCY = 0.65
-"""Share of a large product's speed that the whole network reaches, uncompiled; on one H100, .66."""
+KERNEL_EFFICIENCY = 0.51
+"""Share of a large product's speed that a pass reaches outside attention, uncompiled; on one H100."""
 
 
 def _measure_flops(device: torch.device) -> float:
