@@ -16,9 +16,10 @@ import pytest
 
 from batches import command, frames_of, is_running, wait_for
 from flashportrait.batch import Batch, Progress, Row, check_jobs, read_jobs
-from flashportrait.batch.cluster import RayFleet, actor_options
+from flashportrait.batch.cluster import RayFleet
 from flashportrait.cli import main
 from flashportrait.job import Job, run
+from flashportrait.workers.cluster import actor_options
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 
