@@ -22,7 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of jobs and results; default: flashportrait-service",
     )
-    parser.add_argument("-j", "--workers", type=int, default=1, metavar="N", help="jobs at a time; default: 1")
+    parser.add_argument(
+        "-j",
+        "--workers",
+        type=int,
+        metavar="N",
+        help="jobs at a time; default: 1, with --ray one for each GPU, or for each node where there are none",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="run the jobs on this Ray cluster, whose nodes share the data folder; local: start Ray on this machine",
+    )
     parser.add_argument(
         "--model",
         action="append",
@@ -78,6 +89,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     settings = ServiceSettings(
         data=args.data.absolute(),
         workers=args.workers,
+        ray=args.ray,
         models=tuple(args.model or ["nano"]),
         templates=args.templates,
         limits=Limits(bytes=int(args.max_mib * (1 << 20)), seconds=args.max_seconds, frames=args.max_frames),

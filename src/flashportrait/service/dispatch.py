@@ -8,15 +8,13 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from multiprocessing import connection
 from pathlib import Path
 
-from flashportrait.confinement import Confinement
-from flashportrait.files import user_folder
 from flashportrait.job import Job, Progress
+from flashportrait.service.fleets import Fleet
 from flashportrait.service.settings import ServiceSettings
 from flashportrait.service.store import Entry, Store
-from flashportrait.workers import Ended, WholeRun, WorkerProcess
+from flashportrait.workers import Ended, WholeRun
 
 logger = logging.getLogger(__name__)
 
@@ -61,32 +59,21 @@ class Dispatcher:
     Args:
         settings: of the server.
         store: where jobs wait.
+        fleet: who runs them.
     """
 
-    def __init__(self, settings: ServiceSettings, store: Store) -> None:
-        self._settings, self._store = settings, store
-        threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.workers)
-        confinement = Confinement(
-            memory=settings.memory,
-            writable=(settings.data, user_folder("config")),
-            readable=_read_by_workers(settings),
-        )
-        self._workers = [
-            WorkerProcess(motions=settings.data / "motions", threads=threads, confinement=confinement)
-            for _ in range(settings.workers)
-        ]
-        self._running: dict[str, tuple[WorkerProcess, Live]] = {}
+    def __init__(self, settings: ServiceSettings, store: Store, fleet: Fleet) -> None:
+        self._settings, self._store, self._fleet = settings, store, fleet
+        self._running: dict[str, tuple[int, Live]] = {}
         self._cancelled: set[str] = set()
-        self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._ours, self._bell = connection.Pipe(duplex=False)
         self._thread = threading.Thread(target=self._run, name="flashportrait-dispatch", daemon=True)
         self.alive_since = time.time()
 
     @property
     def pids(self) -> list[int]:
         """Of the worker processes that are up."""
-        return [worker.pid for worker in self._workers if worker.pid is not None]
+        return [pid for pid in self._fleet.pids if pid is not None]
 
     @property
     def is_alive(self) -> bool:
@@ -101,8 +88,7 @@ class Dispatcher:
 
     def wake(self) -> None:
         """There is a new job."""
-        with self._lock:
-            self._bell.send_bytes(b"!")
+        self._fleet.wake()
 
     def live(self, id: str) -> Live | None:
         """How far a job is; None if it doesn't run."""
@@ -122,8 +108,7 @@ class Dispatcher:
         self.wake()
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS + 10)
-        for worker in self._workers:
-            worker.close()
+        self._fleet.close()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -134,34 +119,29 @@ class Dispatcher:
                 logger.exception("the dispatcher met an error and goes on")
                 time.sleep(WAIT_SECONDS)
         for worker, _ in self._running.values():
-            worker.cancel(STOP_SECONDS)
+            self._fleet.cancel(worker, STOP_SECONDS)
         while self._running:
             self._listen(WAIT_SECONDS)
 
     def _hand_out(self) -> None:
-        for worker in self._workers:
-            if worker.busy:
-                continue
+        for worker in self._fleet.free():
             entry = self._store.take()
             if entry is None:
                 return
             self._running[entry.id] = worker, Live()
-            worker.start(Job.from_dict(entry.job), resume=True)
+            self._fleet.start(worker, Job.from_dict(entry.job))
 
     def _listen(self, seconds: float) -> None:
-        pipes = [worker.connection for worker, _ in self._running.values() if worker.connection is not None]
-        connection.wait([*pipes, self._ours], seconds)
-        while self._ours.poll():
-            self._ours.recv_bytes()
+        events = self._fleet.events(seconds)
         for id in self._cancelled & self._running.keys():
-            self._running[id][0].cancel(CANCEL_SECONDS)
+            self._fleet.cancel(self._running[id][0], CANCEL_SECONDS)
         self._cancelled.clear()
-        for id, (worker, live) in list(self._running.items()):
-            for news in worker.poll():
-                if isinstance(news, Ended):
-                    self._end(id, news)
-                else:
-                    live.take(news)
+        ids = {worker: id for id, (worker, _) in self._running.items()}
+        for worker, news in events:
+            if isinstance(news, Ended):
+                self._end(ids[worker], news)
+            else:
+                self._running[ids[worker]][1].take(news)
 
     def _end(self, id: str, ended: Ended) -> None:
         """Note how a job ended, or let it wait again."""
@@ -188,12 +168,3 @@ def _told(entry: Entry, error: str) -> str:
         path = entry.job[name]
         error = error.replace(path, entry.asked.get(name) or Path(path).name)
     return error.replace(str(Path(entry.job["output"]).parent) + os.sep, "")
-
-
-def _read_by_workers(settings: ServiceSettings) -> tuple[Path, ...]:
-    """What workers read beside the data folder: weights, templates, and models' folders."""
-    folders = [user_folder("cache"), Path.home() / ".cache" / "huggingface"]
-    folders += [Path(model).absolute() for model in settings.models if Path(model).is_dir()]
-    if settings.templates is not None:
-        folders.append(settings.templates.absolute())
-    return tuple(folders)

@@ -9,6 +9,7 @@ from typing import Any
 from flashportrait.service.dispatch import Dispatcher
 from flashportrait.service.errors import Refused
 from flashportrait.service.expiry import Sweeper
+from flashportrait.service.fleets import make_fleet
 from flashportrait.service.keys import Key, Keys
 from flashportrait.service.measures import Measures
 from flashportrait.service.settings import ServiceSettings
@@ -25,7 +26,7 @@ class Service:
         settings.jobs.mkdir(parents=True, exist_ok=True)
         self.settings, self.keys = settings, keys
         self.store = Store(settings.data / "jobs.sqlite")
-        self.dispatcher = Dispatcher(settings, self.store)
+        self.dispatcher = Dispatcher(settings, self.store, make_fleet(settings))
         self.sweeper = Sweeper(settings, self.store)
         self.measures = Measures(self.store, self.dispatcher)
 

@@ -47,6 +47,9 @@ def serve(settings: ServiceSettings, keys: Keys, host: str, port: int, *, tell: 
         )
         asked = "keys are asked for" if keys.needed else "no keys are asked for"
         tell(f"serving on http://{shown}:{address[1]} (interface: /docs); {asked}")
+        if settings.ray is not None:
+            up = len(app.state.service.dispatcher.pids)
+            tell(f"workers on the Ray cluster: {up or 'none yet, jobs wait for one'}")
         serve_until_ended(uvicorn.Server(config), listening)
 
 

@@ -30,8 +30,10 @@ class ServiceSettings:
 
     data: Path
     """Folder of jobs, results and their list; made if it is missing."""
-    workers: int = 1
-    """Jobs that run at a time."""
+    workers: int | None = None
+    """Jobs that run at a time; None for one, or on a cluster one for each GPU, or each node where there are none."""
+    ray: str | None = None
+    """Address of a Ray cluster that runs the jobs, or ``local`` to start one; None for processes of this machine."""
     models: tuple[str, ...] = ("nano",)
     """Models that clients may choose, the first by default: names, or folders by their last part."""
     templates: Path | None = None
@@ -56,7 +58,7 @@ class ServiceSettings:
     """Bytes that a worker may hold; None for no limit, as is needed on a GPU."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             raise UserError(f"{self.workers} workers were asked for: give a whole number from 1 up")
 
     @property
