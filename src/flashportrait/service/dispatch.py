@@ -97,8 +97,8 @@ class Dispatcher:
 
     def cancel(self, id: str) -> bool:
         """Stop a job that waits or runs, within about a second; False if it has ended."""
-        self._cancelled.add(id)
         ended = self._store.end(id, "cancelled")
+        self._cancelled.add(id)  # only now: a job that still waited when this is looked at could be taken afterwards
         self.wake()
         return ended
 
@@ -133,9 +133,10 @@ class Dispatcher:
 
     def _listen(self, seconds: float) -> None:
         events = self._fleet.events(seconds)
-        for id in self._cancelled & self._running.keys():
-            self._fleet.cancel(self._running[id][0], CANCEL_SECONDS)
-        self._cancelled.clear()
+        while self._cancelled:
+            id = self._cancelled.pop()
+            if id in self._running:
+                self._fleet.cancel(self._running[id][0], CANCEL_SECONDS)
         ids = {worker: id for id, (worker, _) in self._running.items()}
         for worker, news in events:
             if isinstance(news, Ended):
