@@ -149,6 +149,26 @@ def test_what_has_expired_is_removed(store: Store, tmp_path: Path):
         store[ids[0]]
 
 
+def test_rows_of_drivers_and_files_of_killed_workers_are_removed_in_time(store: Store, tmp_path: Path):
+    settings = ServiceSettings(tmp_path, keep_seconds=100)
+    settings.jobs.mkdir()
+    rows, left, kept = tmp_path / "motions" / "a.safetensors", tmp_path / "tmp" / "tmpabc", tmp_path / "tmp" / "cache"
+    for folder in (rows.parent, left, kept):
+        folder.mkdir(parents=True)
+    rows.touch()
+    written = rows.stat().st_mtime
+    sweeper = Sweeper(settings, store)
+    sweeper.sweep(written + 90)
+    assert rows.is_file()
+    assert left.is_dir()
+    sweeper.sweep(written + 200)
+    assert not rows.exists()
+    assert left.is_dir()
+    sweeper.sweep(written + 25 * 3600)
+    assert not left.exists()
+    assert kept.is_dir()
+
+
 @pytest.mark.parametrize(
     "address",
     [

@@ -148,6 +148,8 @@ class MotionCache:
 
         file = self.folder / f"{key}.safetensors"
         if file.is_file():
+            with suppress(OSError):
+                file.touch()  # who removes what hasn't been used for long goes by this
             return MotionFeatures.load(file)
         motion = extract()
         self.folder.mkdir(parents=True, exist_ok=True)
