@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from serving import Server, serving
 
@@ -100,6 +102,26 @@ def test_damaged_media_are_refused_and_leave_nothing(server: Server, face: Path,
     assert {path.name for path in data.iterdir()} == before
     children = psutil.Process(server.process.pid).children(recursive=True)
     assert not [child for child in children if child.status() == psutil.STATUS_ZOMBIE]
+
+
+def test_a_crowd_of_large_pictures_is_looked_at_a_few_at_a_time(server: Server, motions: Path, tmp_path: Path):
+    Image.new("L", (7000, 7000)).save(tmp_path / "large.png")
+    content, short = (tmp_path / "large.png").read_bytes(), (motions / "short.safetensors").read_bytes()
+    statuses, most = [], 0
+
+    def send() -> None:
+        files = {"portrait": content, "driving": short}
+        statuses.append(httpx.post(f"{server.client.base_url}/v1/jobs", files=files, timeout=120).status_code)
+
+    threads = [threading.Thread(target=send) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        for child in psutil.Process(server.process.pid).children():
+            if any("forkserver" in word for word in child.cmdline()):
+                most = max(most, len(child.children()))
+    assert statuses == [422] * 12
+    assert 1 <= most <= 4
 
 
 @pytest.mark.filterwarnings("ignore")

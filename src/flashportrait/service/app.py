@@ -90,7 +90,7 @@ def create_app(settings: ServiceSettings, keys: Keys, *, local: bool = False) ->
 def _add_jobs(app: FastAPI, service: Service) -> None:
     @app.post("/v1/jobs", status_code=201, **description.post_job(service.settings))
     async def post_job(request: Request, owner: Owner) -> JSONResponse:
-        entry, new = await post(request, owner, service.settings, service.store)
+        entry, new = await post(request, owner, service.settings, service.store, service.looking)
         service.dispatcher.wake()
         told = await run_in_threadpool(service.status, entry)
         return JSONResponse(told, 201 if new else 200, headers={"Location": told["links"]["self"]})

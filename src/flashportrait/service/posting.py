@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import shutil
@@ -83,8 +84,10 @@ async def read_form(request: Request, limits: Limits) -> Posted:
         raise Refused(400, f"the form can't be read ({reason}): send multipart/form-data") from error
 
 
-async def post(request: Request, owner: Key, settings: ServiceSettings, store: Store) -> tuple[Entry, bool]:
-    """Queue the job that a request describes.
+async def post(
+    request: Request, owner: Key, settings: ServiceSettings, store: Store, looking: asyncio.Semaphore
+) -> tuple[Entry, bool]:
+    """Queue the job that a request describes, once ``looking`` lets its files be looked at.
 
     Returns:
         It, and whether it is new: a request under a name (``Idempotency-Key``) that came before is not done again.
@@ -100,7 +103,8 @@ async def post(request: Request, owner: Key, settings: ServiceSettings, store: S
     await run_in_threadpool(check_quota, owner, settings, store)
     posted = await read_form(request, settings.limits)
     try:
-        return await run_in_threadpool(_queue, posted, owner, settings, store, named)
+        async with looking:  # or else many large files at once would take the memory, and the threads of other calls
+            return await run_in_threadpool(_queue, posted, owner, settings, store, named)
     finally:
         await posted.form.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from typing import Any
@@ -29,6 +30,8 @@ class Service:
         self.dispatcher = Dispatcher(settings, self.store, make_fleet(settings))
         self.sweeper = Sweeper(settings, self.store)
         self.measures = Measures(self.store, self.dispatcher)
+        self.looking = asyncio.Semaphore(settings.looks)
+        """Held by those whose files are looked at."""
 
     def start(self) -> None:
         """Begin to work."""

@@ -40,6 +40,8 @@ class ServiceSettings:
     """Folder of motion templates and videos that clients may name in the place of a driver."""
     limits: Limits = field(default_factory=Limits)
     """Of an uploaded file."""
+    looks: int = 4
+    """Uploads that are looked at at a time, the others waiting; each look may hold ``limits.memory``."""
     size: int = 1280
     """Longest side of a result in pixels."""
     waiting: int = 1000
