@@ -1,11 +1,14 @@
-"""The service under load and under fire: many clients, many jobs, a server and workers that are killed.
+"""The service under load and under fire: many clients, many jobs, a server and workers that are killed; bad files.
 
-    python benchmarks/service.py [--quick] [--json FILE]
+    python benchmarks/service.py [--quick] [--parts NAME ...] [--media DIR] [--json FILE]
 
-Clients post jobs over the loopback interface, each under a name of its own (``Idempotency-Key``), ask for them until
-they have ended, and fetch the results; whatever fails is tried again. Meanwhile the server is killed (SIGKILL) and
-started again, and workers are killed. Afterwards every result is compared with what the same job gives by itself, and
-the jobs are counted. The machine should have nothing else to do.
+``load``: clients post jobs over the loopback interface, each under a name of its own (``Idempotency-Key``), ask for
+them until they have ended, and fetch the results; whatever fails is tried again. Meanwhile the server is killed
+(SIGKILL) and started again, and workers are killed. Afterwards every result is compared with what the same job gives by
+itself, and the jobs are counted. The machine should have nothing else to do.
+
+``malformed``: clients post damaged files, files of other types, headers that lie and bombs (``malformed.py``); what is
+taken is followed to its end and removed. Answers are counted, and what is left of processes and files.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,7 @@ import httpx
 import numpy as np
 import psutil
 
+import malformed
 from flashportrait.job import Job, ModelCache, run
 from flashportrait.media.reader import VideoReader
 
@@ -38,6 +44,7 @@ PORTRAITS = (ROOT / "examples" / "portrait_1.jpg", ROOT / "examples" / "drawn_1.
 FRAMES = (3, 5, 9)
 """Lengths of the drivers."""
 SETTINGS = {"view": "face", "size": "128"}
+PARTS = ("load", "malformed")
 RETRY_SECONDS = 0.2
 POLL_SECONDS = 1.0
 
@@ -45,16 +52,17 @@ POLL_SECONDS = 1.0
 class Server:
     """A server that can be killed and started again on the same port and folder."""
 
-    def __init__(self, data: Path, templates: Path, workers: int, port: int = 0) -> None:
+    def __init__(self, data: Path, templates: Path, workers: int, temporary: Path | None = None) -> None:
         self._words = ["--data", data, "--templates", templates, "--workers", workers, "--max-waiting", 100_000]
-        self.port = port
-        self.peak = 0
+        self._environment = {**os.environ, **({} if temporary is None else {"TMPDIR": str(temporary)})}
+        self.templates, self.port = templates, 0
         self.start()
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
         words = ["-m", "flashportrait", "serve", "--port", self.port, *self._words]
-        self.process = subprocess.Popen([sys.executable, *map(str, words)], stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, *map(str, words)]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=self._environment)
         assert self.process.stderr is not None
         line = ""
         while not (found := re.search(r"http://127\.0\.0\.1:(\d+)", line)):
@@ -78,12 +86,31 @@ class Server:
             return None
         return random.choice(found) if found else None
 
+    def children(self) -> Counter[str]:
+        """What its processes are, and how many of each."""
+        found: Counter[str] = Counter()
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                kinds = ("forkserver", "resource_tracker", "spawn_main")
+                kind = next((kind for kind in kinds if any(kind in word for word in child.cmdline())), "other")
+                found["zombie" if child.status() == psutil.STATUS_ZOMBIE else kind] += 1
+        return found
+
     def memory(self) -> int:
         """Resident bytes of the server's own process."""
         try:
             return psutil.Process(self.process.pid).memory_info().rss
         except psutil.Error:
             return 0
+
+    def family_memory(self) -> int:
+        """Resident bytes of the server and all its processes; what they share is counted for each."""
+        total = self.memory()
+        with suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    total += child.memory_info().rss
+        return total
 
 
 def cases(folder: Path) -> list[tuple[Path, str]]:
@@ -252,18 +279,146 @@ def _under_fire(
     return [*memory, server.memory()], killed
 
 
+class Strangers:
+    """Threads that post malformed files, and remove what comes of those that are taken."""
+
+    def __init__(self, server: Server, posts: Iterator[malformed.Case]) -> None:
+        self._server, self._posts, self._lock = server, posts, threading.Lock()
+        self.answers: Counter[int] = Counter()
+        self.by_kind: dict[str, Counter[int]] = {}
+        self.ended: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self.seconds: list[tuple[float, str]] = []
+        """Each answer's, with what was posted."""
+
+    def work(self) -> None:
+        """One client's life."""
+        portrait, driving = (
+            PORTRAITS[1].read_bytes(),
+            (self._server.templates / f"{FRAMES[0]}.safetensors").read_bytes(),
+        )
+        with httpx.Client(base_url=f"http://127.0.0.1:{self._server.port}", timeout=120) as client:
+            while True:
+                with self._lock:
+                    case = next(self._posts, None)
+                if case is None:
+                    return
+                files = {"portrait": ("portrait", portrait), "driving": ("driving", driving)}
+                self._post(client, case, {**files, case.field: (case.name, case.content)})
+
+    def _post(self, client: httpx.Client, case: malformed.Case, files: dict[str, tuple[str, bytes]]) -> None:
+        started = time.perf_counter()
+        answer = client.post("/v1/jobs", data=SETTINGS, files=files)
+        self.seconds.append((time.perf_counter() - started, f"{case.kind}, {case.field} {case.name}"))
+        self.answers[answer.status_code] += 1
+        self.by_kind.setdefault(case.kind, Counter())[answer.status_code] += 1
+        told = answer.json()
+        if answer.status_code >= 500 or (answer.status_code != 201 and "\n" in told["error"]):
+            self.faults.append(f"{case.kind}, {case.field} {case.name}: {answer.status_code} {told}")
+        if answer.status_code != 201:
+            return
+        links = told["links"]
+        while told["state"] in ("queued", "running"):
+            time.sleep(RETRY_SECONDS)
+            told = client.get(links["self"]).json()
+        self.ended[told["state"]] += 1
+        if "internal error" in (told["error"] or "") or told["attempts"] > 1:
+            self.faults.append(f"{case.kind}, {case.field} {case.name}: {told['error']}, {told['attempts']} attempts")
+        if client.delete(links["self"]).status_code != 204:
+            self.faults.append(f"{case.kind}, {case.field} {case.name}: its job was not removed")
+
+
+def measure_malformed(count: int, clients: int, workers: int, media: Path | None) -> dict[str, Any]:
+    """One run, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        known = cases(folder / "templates")
+        (folder / "whole").mkdir()
+        (folder / "temporary").mkdir()
+        data = folder / "data"
+        server = Server(data, folder / "templates", workers, folder / "temporary")
+        whole = [(number, known[number]) for number in range(workers)]
+        warm = Clients(server, list(whole), folder)
+        before_memory, peak, everything = server.memory(), [0], [0]
+        _together(warm.work, workers)  # so that workers and helpers are up
+        before = server.children()
+        strangers = Strangers(server, malformed.cases(folder / "whole", count, 0, media))
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.2):
+                peak[0] = max(peak[0], server.memory())
+                everything[0] = max(everything[0], server.family_memory())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        started = time.perf_counter()
+        _together(strangers.work, clients)
+        seconds = time.perf_counter() - started
+        done.set()
+        watcher.join()
+        time.sleep(1)
+        after = server.children()
+        jobs = {path.name for path in (data / "jobs").iterdir()} - set(warm.ids.values())
+        temporary = [path for path in (folder / "temporary").rglob("*") if path.is_file()]
+        temporary += [path for path in (data / "tmp").glob("tmp*")]
+        again = Clients(server, [(len(whole), known[0])], folder)
+        again.work()
+        server.process.send_signal(signal.SIGTERM)
+        stopped = server.process.wait(60)
+    times = sorted(strangers.seconds, reverse=True)
+    return {
+        "files": sum(strangers.answers.values()),
+        "answers": dict(sorted(strangers.answers.items())),
+        "answers by kind": {kind: dict(sorted(found.items())) for kind, found in strangers.by_kind.items()},
+        "5xx": sum(times for status, times in strangers.answers.items() if status >= 500),
+        "jobs of those taken": dict(strangers.ended),
+        "faults": strangers.faults,
+        "processes before": dict(before),
+        "processes after": dict(after),
+        "folders of jobs left": len(jobs),
+        "temporary files left": [path.name for path in temporary],
+        "a whole job afterwards": again.ended[len(whole)],
+        "seconds": round(seconds, 1),
+        "answer, median, s": round(float(np.median([each for each, _ in times])), 2),
+        "answer, p95, s": round(float(np.percentile([each for each, _ in times], 95)), 2),
+        "longest answers": [f"{each:.1f} s: {what}" for each, what in times[:8]],
+        "server memory, before and peak, MiB": [round(value / (1 << 20)) for value in (before_memory, peak[0])],
+        "memory of all its processes, peak, MiB": round(everything[0] / (1 << 20)),
+        "exit code": stopped,
+    }
+
+
+def _together(work: Callable[[], None], clients: int) -> None:
+    threads = [threading.Thread(target=work) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="40 jobs, 10 clients, one server and two workers killed")
+    parser.add_argument(
+        "--quick", action="store_true", help="40 jobs, 10 clients, one server and two workers killed; 120 files"
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="NAME", help=", ".join(PARTS))
+    parser.add_argument("--media", type=Path, metavar="DIR", help="pictures and clips to damage beside the examples")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    plan = (40, 10, args.workers, 1, 2) if args.quick else (300, 50, args.workers, 2, 5)
-    found = measure(*plan)
-    for name, value in found.items():
-        print(f"{name:>26}  {value}")
+    found = {}
+    if "load" in args.parts:
+        plan = (40, 10, args.workers, 1, 2) if args.quick else (300, 50, args.workers, 2, 5)
+        found["load"] = measure(*plan)
+    if "malformed" in args.parts:
+        found["malformed"] = measure_malformed(120 if args.quick else 500, 4, args.workers, args.media)
+    for part, values in found.items():
+        print(part)
+        for name, value in values.items():
+            print(f"{name:>40}  {value}")
     if args.json is not None:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 
