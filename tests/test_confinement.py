@@ -46,6 +46,12 @@ def write(path: Path) -> str:
     return "written"
 
 
+def write_to_device(path: Path) -> str:
+    with path.open("r+b", buffering=0) as device:
+        device.write(b"a")
+        return "written and read" if device.read(1) == b"\0" else "written"
+
+
 def connect(port: int) -> str:
     with socket.create_connection(("127.0.0.1", port), 5):
         return "connected"
@@ -109,6 +115,14 @@ def test_only_folders_that_were_named_can_be_written_to(files: tuple[Path, Path]
     assert confined(limits, os.unlink, secret)[1] == "PermissionError"
     assert confined(limits, os.symlink, secret, own.parent / "link")[1] == "PermissionError"
     assert secret.read_text() == "secret"
+
+
+def test_only_devices_that_were_named_can_be_used():
+    offered("files")
+    zeros = Path("/dev/zero")
+    assert confined(Confinement(), write_to_device, zeros)[1] == "PermissionError"
+    assert confined(Confinement(devices=(zeros,)), write_to_device, zeros)[1] == "written and read"
+    assert confined(Confinement(devices=(zeros,)), write_to_device, Path("/dev/full"))[1] == "PermissionError"
 
 
 def test_a_link_out_of_a_folder_leads_nowhere(files: tuple[Path, Path]):

@@ -26,7 +26,8 @@ QUERY_VERSION, RULE_PATH_BENEATH, NO_NEW_PRIVILEGES = 1, 1, 38
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 FILE_RIGHTS_OF_VERSION = {1: 13, 2: 14, 3: 15, 5: 16}
 """How many of the rights on files, lowest bit first, a version of Landlock knows."""
-RIGHTS_OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | 1 << 14 | 1 << 15
+TRUNCATE, DEVICE_CALLS = 1 << 14, 1 << 15
+RIGHTS_OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | DEVICE_CALLS
 """Rights that a rule about a file may hold; the others are of folders."""
 TCP_RIGHTS, TCP_VERSION = 0b11, 4
 SCOPES, SCOPES_VERSION = 0b11, 6
@@ -49,6 +50,8 @@ class Confinement:
     """Folders below which it may write, made if they are missing; its temporary files go to the first one's ``tmp``."""
     readable: tuple[Path, ...] | None = None
     """Files and folders that it may read beside those and the program's own; None for all."""
+    devices: tuple[Path, ...] = ()
+    """Device files that it may use, such as :func:`gpu_devices`."""
     network: bool = False
     """Whether it may speak to others."""
 
@@ -151,7 +154,8 @@ def _restrict_files(limits: Confinement, version: int) -> bool:
         for folder in limits.writable:
             folder.mkdir(parents=True, exist_ok=True)
         rules = [(path, reading) for path in readable] + [(path, every) for path in limits.writable]
-        rules.append((Path(os.devnull), READ_FILE | WRITE_FILE))
+        using = READ_DIR | READ_FILE | WRITE_FILE | DEVICE_CALLS
+        rules += [(path, using) for path in (Path(os.devnull), *limits.devices)]
         for path, rights in rules:
             _allow(syscall, ruleset, path, rights & every)
         return prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0 and syscall(RESTRICT_SELF, ruleset, 0) == 0
@@ -171,6 +175,14 @@ def _allow(syscall: Callable[..., int], ruleset: int, path: Path, rights: int) -
         syscall(ADD_RULE, ruleset, RULE_PATH_BENEATH, ctypes.byref(rule), 0)
     finally:
         os.close(parent)
+
+
+def gpu_devices() -> tuple[Path, ...]:
+    """Device files of this machine's NVIDIA and AMD compute drivers; none where there is no such GPU."""
+    found = sorted(Path("/dev").glob("nvidia*"))
+    if Path("/dev/kfd").exists():
+        found += [Path("/dev/kfd"), Path("/dev/dri")]
+    return tuple(found)
 
 
 def program_files() -> Iterable[Path]:

@@ -13,7 +13,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Protocol
 
-from flashportrait.confinement import Confinement
+from flashportrait.confinement import Confinement, gpu_devices
 from flashportrait.errors import UserError
 from flashportrait.files import user_folder
 from flashportrait.job import Job, Progress
@@ -233,7 +233,11 @@ def worker_process(settings: ServiceSettings, threads: int) -> WorkerProcess:
     folders += [Path(model).absolute() for model in settings.models if Path(model).is_dir()]
     if settings.templates is not None:
         folders.append(settings.templates.absolute())
+    devices = gpu_devices()
     confinement = Confinement(
-        memory=settings.memory, writable=(settings.data, user_folder("config")), readable=tuple(folders)
+        memory=None if devices else settings.memory,  # a GPU's driver reserves more than it uses
+        writable=(settings.data, user_folder("config")),
+        readable=tuple(folders),
+        devices=devices,
     )
     return WorkerProcess(motions=settings.data / "motions", threads=threads, confinement=confinement)

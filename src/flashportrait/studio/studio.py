@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flashportrait.confinement import Confinement
+from flashportrait.confinement import Confinement, gpu_devices
 from flashportrait.errors import UserError
 from flashportrait.files import user_folder
 from flashportrait.intake import Limits
@@ -56,7 +56,7 @@ class Studio:
         self.examples = examples if examples is not None and examples.is_dir() else None
         self.uploads = Uploads([self.history.uploads, *([self.examples] if self.examples else [])], limits or Limits())
         self.rates = Rates(self.history.folder / "rates.json")
-        confinement = Confinement(writable=(self.history.folder, user_folder("config")))
+        confinement = Confinement(writable=(self.history.folder, user_folder("config")), devices=gpu_devices())
         gpus = 0 if self.options.get("device") else count_gpus()
         workers = [
             WorkerProcess(motions=self.history.motions, gpu=gpu, confinement=confinement)
