@@ -256,6 +256,9 @@ def _connect(ray: Any, address: str) -> None:
         else:
             ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError) as error:
+        if "AuthToken" in f"{error} {error.__cause__}":
+            advice = "set RAY_AUTH_MODE=token, and have the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+            raise UserError(f"the Ray cluster at '{address}' asks for a token: {advice}") from error
         reason = " ".join(str(error).split())
         raise UserError(f"there is no Ray cluster at '{address}' to connect to ({reason})") from error
     finally:
