@@ -199,8 +199,17 @@ def test_a_server_says_that_it_lives_and_what_it_does(server: Server):
     text = server.client.get("/metrics").text
     assert 'flashportrait_jobs{state="done"}' in text
     assert 'path="/v1/jobs/{id}"' in text
-    assert server.client.get("/docs").status_code == 200
     assert server.client.get("/nowhere").json() == {"error": "Not Found"}
+
+
+def test_the_page_that_shows_the_interface_comes_from_this_server_alone(server: Server):
+    page = server.client.get("/docs")
+    assert page.status_code == 200
+    named = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page.text)
+    assert len(named) >= 3
+    for address in named:
+        assert address.startswith("/")
+        assert server.client.get(address).status_code == 200
 
 
 def test_a_second_server_in_the_same_folder_and_a_taken_port_are_refused(server: Server, tmp_path: Path):

@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi_offline import FastAPIOffline
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -77,7 +78,8 @@ def create_app(settings: ServiceSettings, keys: Keys, *, local: bool = False) ->
         finally:
             await run_in_threadpool(service.stop)
 
-    app = FastAPI(**description.about(), lifespan=lifespan)
+    # FastAPI's own page loads scripts from others' servers, and they could use a server that asks for no keys.
+    app = FastAPIOffline(redoc_url=None, **description.about(), lifespan=lifespan)
     app.state.service = service
     _answer_errors(app)
     app.middleware("http")(_measured(service.measures))
