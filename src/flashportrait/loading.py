@@ -15,7 +15,8 @@ from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.weights.folder import model_folder
 from flashportrait.weights.loading import ModelFiles, Released, load_components, load_fast_lora, released_model
 from flashportrait.weights.lora import Lora, distilled_sigmas, load_lora
-from flashportrait.weights.plan import Plan, apply_plan
+from flashportrait.weights.placing import apply_plan
+from flashportrait.weights.plan import Plan
 from flashportrait.weights.speeds import SPEEDS_FILE, read_speeds
 
 WAN_NEGATIVE_PROMPT = (

@@ -25,6 +25,7 @@ from flashportrait.sampling.windows import WindowPlan
 from flashportrait.weights import plan as planning
 from flashportrait.weights.lora import load_lora
 from flashportrait.weights.official import load_image_encoder, load_text_encoder
+from flashportrait.weights.placing import apply_plan
 from flashportrait.weights.plan import (
     ACTIVATION_TENSORS,
     LAYERS,
@@ -32,7 +33,6 @@ from flashportrait.weights.plan import (
     Machine,
     Plan,
     Work,
-    apply_plan,
     detect_machine,
     fits,
     format_seconds,

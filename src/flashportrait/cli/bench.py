@@ -159,13 +159,13 @@ def _load(model: str, chosen: dict[str, Any], height: int, width: int, console: 
         work = Work(height, width, chosen["window"] or OFFICIAL["defaults"]["window"], sizes=sizes_of(released.folder))
         machine = detect_machine(device)
         offload = OFFLOAD[chosen["offload"]]
-        fitted = {"storage": chosen["weights"], "placement": offload, "compile": bool(chosen["compile"])}
+        fitted = {"storage": chosen["weights"], "placement": offload, "compile": chosen["compile"]}
         plan = make_plan(machine, work, window=work.latent_frames, **fitted)
         fitting = machine, work, plan
         console.note(f"{machine.name}: {plan.summary()}")
     pipeline = load_pipeline(model, device, getattr(torch, chosen["dtype"]) if chosen["dtype"] else None, plan)
     set_attention(pipeline.transformer, chosen["attention"], device)
-    if chosen["compile"]:
+    if chosen["compile"] and plan is None:
         compile_blocks(pipeline.transformer)
     return _Loaded(pipeline, fitting)
 
