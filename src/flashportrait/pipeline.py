@@ -44,6 +44,7 @@ from flashportrait.models.transformer import with_mask
 from flashportrait.prompts import encode_prompt
 from flashportrait.reference import DrawnClip, PortraitDrawn, PortraitFirst, Reference
 from flashportrait.result import PortraitVideo, RunReport, to_pictures
+from flashportrait.sampling.counting import StepCount
 from flashportrait.sampling.denoise import check_memory, denoiser
 from flashportrait.sampling.fitted import FittedPrediction
 from flashportrait.sampling.guidance import Guidance
@@ -440,32 +441,24 @@ class FlashPortraitPipeline(DiffusionPipeline):
             batched=settings.batched,
             passes=helped or self.passes,
         )
-        total = len(plan) * len(steps)
-        told = progress if callable(progress) else None
-        planned = planned_steps(settings.predictor, len(steps))
-        before, computed_before = 0, 0
-        bars = self.progress_bar(total=total) if progress is True else nullcontext()
+        counter = None
+        if callable(progress):
+            counter = StepCount(progress, len(plan), len(steps), planned_steps(settings.predictor, len(steps)))
+        bars = self.progress_bar(total=len(plan) * len(steps)) if progress is True else nullcontext()
         with network_prediction(self.transformer, settings.predictor), bars as bar:
 
             def on_step(window: Window, step: Step, latents: Tensor) -> Tensor:
                 report.note_step(velocity.calls, predicted=not velocity.computed)
                 if bar is not None:
                     bar.update()
-                tell()
+                if counter is not None:
+                    counter.step(computed=velocity.computed)
                 changed = callback(self, step.index, step.timestep, {"latents": latents}) if callback else None
                 return (changed or {}).get("latents", latents)
 
-            def tell() -> None:
-                if told is not None:
-                    passes = None if planned is None else len(plan) * len(planned)
-                    told("passes", computed_before + report.steps_computed, passes)
-                    told("denoise", before + report.steps_computed + report.steps_predicted, total)
-
             def begin() -> None:
-                nonlocal before, computed_before
-                taken = run.steps_taken()  # some, in a run that goes on
-                before, computed_before = sum(taken), sum(taken[step] for step in planned or ())
-                tell()
+                if counter is not None:
+                    counter.begin(run.steps_taken())
 
             def start(first: int, stop: int) -> Tensor:
                 return noise(first, stop).to(device, torch.float32)
