@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.attention_dispatch import AttentionBackendName
 
 from flashportrait.distributed.launch import _free_port
 from flashportrait.distributed.passes import _describe, check_alike
-from flashportrait.distributed.sequence import choose_split
+from flashportrait.distributed.sequence import check_kernel, choose_split
 from flashportrait.errors import UserError
 from flashportrait.models.expression_block import match_statistics
 from toys import toy_transformer
@@ -182,3 +183,17 @@ def test_messages_are_plain():
     assert described["expression_scale"] == 1.0
     assert described["hidden_states"] == {"tensor": ((1, 36, 1, 4, 6), torch.float32)}
     assert len(json.dumps(described, default=str)) < 1000
+
+
+@pytest.mark.parametrize("kernel", ["_flash_3", "float8"])
+def test_a_kernel_that_would_attend_to_a_part_alone_is_refused(kernel: str):
+    """diffusers' FlashAttention 3 takes a configuration of parallelism, and ignores it."""
+    transformer = toy_transformer()
+    for block in transformer.blocks:
+        if kernel == "float8":
+            block.attn1.processor.float8 = True
+        else:
+            block.attn1.processor._attention_backend = AttentionBackendName(kernel)
+    with pytest.raises(UserError, match="can't share a pass among processes"):
+        check_kernel(transformer)
+    check_kernel(toy_transformer())

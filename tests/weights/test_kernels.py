@@ -7,6 +7,7 @@ import torch
 
 from flashportrait.errors import UserError
 from flashportrait.models.transformer import with_mask
+from flashportrait.weights import kernels
 from flashportrait.weights.kernels import ATTENTION, attention_of, compile_blocks, set_attention
 from toys import toy_pipeline, toy_transformer
 
@@ -58,3 +59,19 @@ def test_blocks_are_compiled_once_for_all_steps_windows_and_branches():
     assert once.isfinite().all()
     with torch.compiler.set_stance("fail_on_recompile"):
         torch.testing.assert_close(pipeline.sample_latents(latents, **given), expected)
+
+
+def test_with_several_processes_no_kernel_is_tried_that_can_not_split_a_pass(monkeypatch: pytest.MonkeyPatch):
+    tried: list[str] = []
+
+    def try_(kernel: str, device: torch.device) -> None:
+        tried.append(kernel)
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr(kernels, "_try", try_)
+    transformer, cuda = toy_transformer(), torch.device("cuda")
+    monkeypatch.setattr(type(transformer), "set_attention_backend", lambda self, backend: None)
+    for splittable, expected in ((False, ["flash3", "flash"]), (True, ["flash"])):
+        assert set_attention(transformer, None, cuda, splittable=splittable) == "native"
+        assert tried == expected
+        tried.clear()

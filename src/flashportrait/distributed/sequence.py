@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashportrait.distributed.ranks import Ranks
+from flashportrait.errors import UserError
 
 OUTPUT = "proj_out"
 """The last layer, after which tokens are joined."""
@@ -28,9 +29,13 @@ class SplitTokens:
         ranks: the processes.
         split: how many share a pass; divides their number and that of the heads.
         device: of the transformer.
+
+    Raises:
+        UserError: its kernel of attention would have each process attend to its own tokens alone.
     """
 
     def __init__(self, transformer: nn.Module, ranks: Ranks, split: int, device: torch.device) -> None:
+        check_kernel(transformer)
         # diffusers' enable_parallelism fails on a mesh of CPUs, so these are its parts.
         from diffusers import ContextParallelConfig, ParallelConfig
         from diffusers.hooks.context_parallel import apply_context_parallel
@@ -61,6 +66,24 @@ class SplitTokens:
         for block in self._transformer.blocks:
             for attention in (block.attn1, block.attn2):
                 attention.processor._parallel_config = config
+
+
+def check_kernel(transformer: Any) -> None:
+    """Refuse a kernel that would attend to a part alone; what diffusers' enable_parallelism looks at, too.
+
+    Raises:
+        UserError: the transformer's is one.
+    """
+    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+    processor = transformer.blocks[0].attn1.processor
+    active, _ = _AttentionBackendRegistry.get_active_backend()
+    backend = AttentionBackendName(processor._attention_backend or active)
+    if processor.float8 or not _AttentionBackendRegistry._is_context_parallel_available(backend):
+        raise UserError(
+            "this kernel of attention can't share a pass among processes: leave --attention out, or give native, "
+            "cudnn, flash or sage"
+        )
 
 
 def join(part: Tensor, group: Any) -> Tensor:

@@ -131,7 +131,7 @@ def _stamp(file: Path) -> tuple[str, int | None]:
 
 
 def _load(
-    job: Job, plan: Plan | None, device: str | None = None, *, network_only: bool = False
+    job: Job, plan: Plan | None, device: str | None = None, *, network_only: bool = False, splittable: bool = False
 ) -> FlashPortraitPipeline:
     import torch
 
@@ -146,8 +146,8 @@ def _load(
         loras=[(file, job.lora_strength) for file in job.lora],
         network_only=network_only,
     )
-    set_attention(pipeline.transformer, job.attention, pipeline._execution_device)
-    if job.compile or (plan is not None and plan.compiled):
+    set_attention(pipeline.transformer, job.attention, pipeline._execution_device, splittable=splittable)
+    if job.compile and plan is None:  # or else it is the plan's to say
         compile_blocks(pipeline.transformer)
     return pipeline
 
@@ -167,7 +167,7 @@ def load_shared(job: Job, plan: Plan | None, ranks: Ranks) -> FlashPortraitPipel
 
     ranks.tell({"kind": "load", "job": job.absolute().to_dict(), "plan": plan})
     device = ranks.device(job.device)
-    pipeline = _load(job, plan, device)
+    pipeline = _load(job, plan, device, splittable=True)
     check_alike(ranks.gather(_identity(pipeline)))
     pipeline.passes = SharedPasses(ranks, pipeline.transformer, device)
     return pipeline
@@ -184,7 +184,7 @@ def follow(ranks: Ranks) -> None:
     def load(message: dict[str, Any]) -> tuple[Any, str, dict[str, Any]]:
         job = Job.from_dict(message["job"])
         device = ranks.device(job.device)
-        pipeline = _load(job, message["plan"], device, network_only=True)
+        pipeline = _load(job, message["plan"], device, network_only=True, splittable=True)
         return pipeline.transformer, device, _identity(pipeline)
 
     passes.follow(ranks, load)

@@ -37,19 +37,25 @@ FLOAT8 = "flash3-fp8"
 """Self-attention in fp8; attention to text, image and expression, a hundredth of the work, stays exact."""
 
 
-def set_attention(transformer: ModelMixin, name: str | None, device: torch.device) -> str:
+SPLITTABLE = ("flash",)
+"""Those of :data:`EXACT` that attend right where a pass is split along its tokens, as ``native`` does."""
+
+
+def set_attention(transformer: ModelMixin, name: str | None, device: torch.device, *, splittable: bool = False) -> str:
     """Have a transformer attend with a kernel, and return the kernel's name.
 
     Args:
         transformer: changed in place.
         name: a key of :data:`ATTENTION`; None tries :data:`EXACT` where there is a CUDA device.
         device: of the transformer.
+        splittable: its passes may be split among processes: then None tries :data:`SPLITTABLE` alone.
 
     Raises:
         UserError: the kernel isn't installed, or this driver, torch or device can't run it.
     """
     _offer_flash3()
-    tried = [name] if name is not None else [*(EXACT if device.type == "cuda" else ()), "native"]
+    exact = SPLITTABLE if splittable else EXACT
+    tried = [name] if name is not None else [*(exact if device.type == "cuda" else ()), "native"]
     for kernel in tried:
         try:
             if kernel not in ("native",) and device.type != "cuda":
