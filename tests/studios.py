@@ -82,14 +82,22 @@ class Visitor:
 
     def wait(self, text: str, where: str = "#status") -> str:
         """What is said, once it has this in it."""
-        self.page.wait_for_function(
-            "([where, text]) => document.querySelector(where)?.innerText.includes(text)", arg=[where, text]
-        )
+        self._until("([where, text]) => document.querySelector(where)?.innerText.includes(text)", [where, text])
         return self.page.inner_text(where)
 
     def wait_result(self) -> None:
         """See the result play."""
-        self.page.wait_for_function("() => document.querySelector('#trio video[data-main]')?.currentTime > 0.3")
+        self._until("() => document.querySelector('#trio video[data-main]')?.currentTime > 0.3")
+
+    def _until(self, true: str, given: Any = None) -> None:
+        """Wait for something; a failure shows the page as it is."""
+        try:
+            self.page.wait_for_function(true, arg=given)
+        except Exception as error:
+            videos = self.page.eval_on_selector_all(
+                "video", "all => all.map(v => [v.currentSrc, v.readyState, v.networkState, v.paused, v.currentTime])"
+            )
+            raise AssertionError(f"never {true} with {given}:\n{self.page.inner_text('body')}\n{videos}") from error
 
     @property
     def watched(self) -> str:
