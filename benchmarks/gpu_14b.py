@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from flashportrait.errors import UserError
+from flashportrait.evaluation.machine import timed
 from flashportrait.face.motion import LAYOUTS
 from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.sampling.windows import latent_frame_count
@@ -103,14 +104,7 @@ class Bench:
 
     def timed(self, work: Callable[[], Any], repeats: int) -> float:
         """Median seconds, after one run that doesn't count."""
-        seconds = []
-        for _ in range(repeats + 1):
-            self.wait()
-            started = time.perf_counter()
-            work()
-            self.wait()
-            seconds.append(time.perf_counter() - started)
-        return statistics.median(seconds[1:])
+        return timed(work, self.device, repeats)
 
     def wait(self) -> None:
         if not self.toy:
