@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -25,6 +27,13 @@ class Gone(UserError):
     """Another process ended, or can't be reached any more."""
 
 
+class Removable(Protocol):
+    """What uses groups of processes."""
+
+    def remove(self) -> None:
+        """Let go of them."""
+
+
 class Ranks:
     """This process among the others; made by :func:`joined`."""
 
@@ -33,6 +42,8 @@ class Ranks:
         self.local_rank = int(os.environ.get("LOCAL_RANK", self.rank))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
         """Processes on this machine, which share its host memory."""
+        self.grouped: WeakSet[Removable] = WeakSet()
+        """What uses groups of processes, to be removed before they part."""
 
     @property
     def leads(self) -> bool:
@@ -119,7 +130,12 @@ def joined() -> Iterator[Ranks | None]:
     if ranks.leads:
         with suppress(Gone):
             ranks.tell({"kind": "end"})
+    for each in list(ranks.grouped):
+        each.remove()
     dist.destroy_process_group()
+    # A group that something still refers to lives on with its threads, one of which may let go of a tensor while
+    # Python ends: that aborts the process.
+    gc.collect()
 
 
 @contextmanager

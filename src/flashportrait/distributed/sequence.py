@@ -50,17 +50,24 @@ class SplitTokens:
         self._plan = {name: plan for name, plan in transformer._cp_plan.items() if name != OUTPUT}
         self._set(config)
         apply_context_parallel(transformer, context, self._plan)
-        group = context._flattened_mesh.get_group()
-        # Its own gathering asks of the backend what only NCCL can: parts of several sizes.
-        self._joining = transformer.get_submodule(OUTPUT).register_forward_hook(lambda *call: join(call[-1], group))
+        self._group = context._flattened_mesh.get_group()
+        self._joining = transformer.get_submodule(OUTPUT).register_forward_hook(self._join)
+        self._ranks = ranks
+        ranks.grouped.add(self)
+
+    def _join(self, module: nn.Module, given: Any, part: Tensor) -> Tensor:
+        # diffusers' own gathering asks of the backend what only NCCL can: parts of several sizes.
+        return join(part, self._group)
 
     def remove(self) -> None:
         """Leave the transformer as it was."""
         from diffusers.hooks.context_parallel import remove_context_parallel
 
+        self._ranks.grouped.discard(self)
         self._joining.remove()
         remove_context_parallel(self._transformer, self._plan)
         self._set(None)
+        self._group = None
 
     def _set(self, config: Any) -> None:
         for block in self._transformer.blocks:
