@@ -80,6 +80,11 @@ class Visitor:
         """Type into a setting's field."""
         self.page.fill(f"#{control} input, #{control} textarea", value)
 
+    def animate(self) -> None:
+        """Press the button once the page has settled: what moves while it is pressed gets no click."""
+        self.wait("frames", "#estimate")
+        self.page.click("#animate")
+
     def wait(self, text: str, where: str = "#status") -> str:
         """What is said, once it has this in it."""
         self._until("([where, text]) => document.querySelector(where)?.innerText.includes(text)", [where, text])

@@ -51,7 +51,7 @@ def test_an_upload_is_animated_seen_on_the_way_and_downloaded(visitor: Visitor, 
     assert "120 frames, with sound" in page.inner_text("#driver-told")
     assert "120 frames" in visitor.wait("120 frames", "#estimate")
     visitor.fill("setting-mouth", "1.25")
-    page.click("#animate")
+    visitor.animate()
     assert "of 120 frames" in visitor.wait("Drawing frames")
     page.wait_for_function("() => document.querySelector('#preview video')?.currentTime > 0.1")
     assert "Drawing frames" in page.inner_text("#status")  # it plays before the end
@@ -84,7 +84,7 @@ def test_a_cancelled_run_goes_on_after_the_page_was_closed(browser: Any, served:
     visitor.upload(PORTRAIT, driver)
     visitor.fill("setting-size", "1024")
     visitor.fill("end", "1.6")
-    page.click("#animate")
+    visitor.animate()
     visitor.wait("Drawing frames")
     name = served.newest
     page.click("#cancel")
@@ -117,9 +117,9 @@ def test_two_visitors_have_a_place_in_the_queue_and_their_own_results(
     for visitor, portrait in ((first, PORTRAIT), (second, EXAMPLES / "drawn_2.png")):
         visitor.upload(portrait, driver)
         visitor.fill("end", "2")
-    first.page.click("#animate")
+    first.animate()
     first.wait("so far")
-    second.page.click("#animate")
+    second.animate()
     assert "Next in the queue" in second.wait("queue")
     for visitor, portrait in ((first, "drawn_1.png"), (second, "drawn_2.png")):
         visitor.wait_result()
@@ -190,7 +190,7 @@ def test_of_several_faces_one_is_clicked_and_the_result_is_made_into_other_kinds
     assert page.is_checked("#portrait-face input[value='2']")
     visitor.fill("start", "1")
     visitor.fill("end", "1.8")
-    page.click("#animate")
+    visitor.animate()
     visitor.wait_result()
     about = json.loads((served.folder / visitor.watched / "job.json").read_text())
     assert about["settings"] | {"portrait_face": "2", "trim": "1:1.8"} == about["settings"]
@@ -216,17 +216,21 @@ def test_no_file_of_the_machine_can_be_named(served: Served, visitor: Visitor) -
     asked = json.loads(request.value.post_data)
     for number, path in enumerate(("/etc/passwd", str(EXAMPLES / "drawn_1.png"), str(secret))):
         asked["data"][0]["path"], asked["session_hash"] = path, f"stranger{number}"
-        answer = visitor.page.evaluate(
+        joined, direct = visitor.page.evaluate(
             """async asked => {
-                await fetch('gradio_api/queue/join', {method: 'POST', body: JSON.stringify(asked),
+                const post = to => fetch('gradio_api/' + to, {method: 'POST', body: JSON.stringify(asked),
                     headers: {'content-type': 'application/json'}});
-                return await (await fetch('gradio_api/queue/data?session_hash=' + asked.session_hash)).text();
+                await post('queue/join');
+                const told = await fetch('gradio_api/queue/data?session_hash=' + asked.session_hash);
+                const answer = await post('run/predict');
+                return [await told.text(), answer.status + await answer.text()];
             }""",
             asked,
         )
-        assert "process_completed" in answer
-        assert '"success":false' in answer
-        assert "root:" not in answer
+        assert "process_completed" in joined
+        assert '"success":false' in joined
+        assert direct.startswith("500")
+        assert "root:" not in joined + direct
 
 
 def test_what_ends_with_the_studio_is_offered_for_resuming(
@@ -241,7 +245,7 @@ def test_what_ends_with_the_studio_is_offered_for_resuming(
     visitor.fill("end", "1")
     with pytest.raises(HTTPError, match="401"):
         urlopen(served.url.partition("?")[0])
-    visitor.page.click("#animate")
+    visitor.animate()
     visitor.wait("Drawing frames")
     assert served.end() == 0
     assert [line for line in served.lines if "rror" in line] == []

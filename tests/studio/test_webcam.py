@@ -55,7 +55,7 @@ def test_both_files_come_from_the_webcam(browser: Any, served: Served) -> None:
     page.click("#portrait button[aria-label='capture photo']")
     assert "with sound" in visitor.wait("One face found", "#driver-told")
     visitor.wait("One face found", "#portrait-told")
-    page.click("#animate")
+    visitor.animate()
     visitor.wait_result()
     visitor.context.close()
     assert visitor.trouble == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -32,7 +33,11 @@ from flashportrait.studio.words import (
 LONG_SECONDS = 300.0
 """From which on the estimate is a warning."""
 SCROLL = "() => setTimeout(() => document.getElementById('run')?.scrollIntoView({behavior: 'smooth'}), 300)"
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+DIRECT: dict[str, Any] = {"api_visibility": "private", "queue": False}
+"""Each request has an answer of its own: what Gradio's queue sends comes through one stream a page, which closes when
+all is answered, and the answer to what is asked at that moment may never come."""
+QUIET = {**DIRECT, "show_progress": "hidden"}
+LOOKING = f"(...given) => given.some(Boolean) ? {json.dumps(notice('Looking at it ...'))} : ''"
 
 
 def wire(studio: Studio, blocks: gr.Blocks, page: Page) -> None:
@@ -66,14 +71,11 @@ def _wire_uploads(studio: Studio, page: Page) -> None:
             place.face: gr.update(choices=[], value=None),
         }
         if not path:
-            yield {**outputs, page.wanted: wanted}
-            return
-        yield {place.told: notice("Looking at it ...")}
+            return {**outputs, page.wanted: wanted}
         try:
             found = studio.uploads.look(path, kind)
         except UserError as error:
-            yield {**outputs, place.told: notice(str(error), "error"), page.wanted: wanted}
-            return
+            return {**outputs, place.told: notice(str(error), "error"), page.wanted: wanted}
         if len(found.faces) > 1:
             numbers = [str(face.number) for face in found.faces]
             chosen = str(wanted.get(name) or "")
@@ -81,17 +83,18 @@ def _wire_uploads(studio: Studio, page: Page) -> None:
             outputs[place.numbered] = numbered(found, place.face.elem_id)
             outputs[place.face] = gr.update(choices=numbers, value=chosen if chosen in numbers else None)
         rest = {key: value for key, value in wanted.items() if key != name}
-        yield {**outputs, place.told: told(found), page.wanted: rest}
+        return {**outputs, place.told: told(found), page.wanted: rest}
 
     sources: dict[Kind, list[Any]] = {"portrait": [page.portrait], "driving": [page.template, page.video]}
     for kind, given in sources.items():
         place, _ = places[kind]
+        changes = [source.change for source in given]
+        gr.on(changes, None, given, place.told, js=LOOKING, trigger_mode="multiple", **QUIET)
         gr.on(
-            [source.change for source in given],
+            changes,
             partial(look, kind),
             [*given, page.wanted],
             [place.told, place.group, place.numbered, place.face, page.wanted],
-            concurrency_limit=4,
             trigger_mode="multiple",
             **QUIET,
         )
@@ -160,21 +163,22 @@ def _wire_run(studio: Studio, page: Page) -> None:
     ).success(partial(_look, studio, page), [page.watched, page.seen], watching, **QUIET).then(
         None, None, None, js=SCROLL, **QUIET
     )
-    page.timer.tick(partial(_look, studio, page), [page.watched, page.seen], watching, concurrency_limit=None, **QUIET)
+    page.timer.tick(partial(_look, studio, page), [page.watched, page.seen], watching, **QUIET)
     page.watched.change(partial(_look, studio, page), [page.watched, page.seen], watching, **QUIET)
 
     def stop(name: str) -> None:
         studio.runner.cancel(name)
 
-    def go_on(name: str) -> Any:
+    def go_on(name: str) -> tuple[str, Any]:
+        said = ""
         try:
             studio.runner.submit(name)
         except UserError as error:
-            gr.Warning(str(error))
-        return gr.Timer(active=True)
+            said = notice(str(error), "error")
+        return said, gr.Timer(active=True)
 
     page.cancel.click(stop, page.watched, None, **QUIET)
-    page.resume.click(go_on, page.watched, page.timer, **QUIET)
+    page.resume.click(go_on, page.watched, [page.told, page.timer], **QUIET)
     page.again.click(
         partial(_fill, studio, page),
         page.watched,
@@ -193,7 +197,7 @@ def _wire_downloads(studio: Studio, page: Page) -> None:
         return downloads_html(entry, kinds(entry)) if entry else ""
 
     for kind, button in (("webm", page.webm), ("gif", page.gif)):
-        button.click(partial(make, kind), page.watched, page.downloads, show_progress="full", api_visibility="private")
+        button.click(partial(make, kind), page.watched, page.downloads, show_progress="full", **DIRECT)
 
 
 def kinds(entry: Entry) -> list[str]:

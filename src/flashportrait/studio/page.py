@@ -98,7 +98,9 @@ def lay_out(studio: Studio) -> tuple[gr.Blocks, Page]:
     blocks = gr.Blocks(title="flashportrait studio", analytics_enabled=False, delete_cache=(3600, int(UPLOADS_SECONDS)))
     with blocks:
         page.watched = gr.BrowserState("", storage_key="flashportrait-studio", secret="none")
-        page.seen, page.wanted = gr.State(""), gr.State({})
+        # Of the browser, not of the server: what counts is which answers have come through.
+        page.seen = gr.Textbox("", visible=False)
+        page.wanted = gr.State({})
         page.timer = gr.Timer(0.6, active=False)
         gr.HTML(INTRODUCTION)
         with gr.Tabs(selected="animate") as page.tabs:

@@ -88,7 +88,6 @@ def make_app(studio: Studio, address: Address) -> Any:
     app.include_router(studio.live.route())
     blocks, page = lay_out(studio)
     wire(studio, blocks, page)
-    blocks.queue(default_concurrency_limit=16)
     # Fonts of the system: nothing is fetched from elsewhere.
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Base(primary_hue="indigo", neutral_hue="slate", **fonts).set(
