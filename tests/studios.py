@@ -12,7 +12,7 @@ from typing import Any
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 START_SECONDS = 60
-MILLISECONDS = 120_000
+MILLISECONDS = 240_000
 """Most that anything in the browser may take."""
 
 

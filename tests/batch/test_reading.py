@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from flashportrait.batch import BatchError, Row, Task, check_jobs, pair_jobs, read_jobs
@@ -143,6 +144,17 @@ def test_rows_that_are_none_are_mistakes_of_their_line(tmp_path: Path):
     assert [(row.source, row.problem is None) for row in read_jobs(tmp_path / "jobs.jsonl")] == [
         ("jobs.jsonl:1", True), ("jobs.jsonl:2", False), ("jobs.jsonl:3", False),
     ]  # fmt: skip
+
+
+def test_patterns_match_in_storage_too() -> None:
+    system = fsspec.filesystem("memory")
+    for name in ("b.jpg", "a.jpg", "words.txt"):
+        system.pipe_file(f"/patterns/{name}", b"x")
+    rows = pair_jobs(["memory://patterns/*.jpg"], ["https://x.org/clip.mp4"], "memory://made")
+    assert [row.values["portrait"] for row in rows] == ["memory:///patterns/a.jpg", "memory:///patterns/b.jpg"]
+    assert [row.values["output"] for row in rows] == ["memory://made/a.mp4", "memory://made/b.mp4"]
+    with pytest.raises(UserError, match=r"no file matches --portraits 'memory://patterns/\*\.png'"):
+        pair_jobs(["memory://patterns/*.png"], ["c.mp4"], "out")
 
 
 @pytest.mark.parametrize(

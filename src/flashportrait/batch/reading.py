@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from flashportrait.batch.storage import is_address, matching
 from flashportrait.errors import UserError
 
 
@@ -77,15 +78,17 @@ def pair_jobs(portraits: Sequence[str], drivings: Sequence[str], folder: str) ->
 
 
 def expand(patterns: Sequence[str], name: str) -> list[str]:
-    """Files that match any of the patterns, in order, each once; an address stands for itself.
+    """Files that match any of the patterns, in order, each once; an address without ``*`` stands for itself.
 
     Raises:
-        UserError: a pattern that no file matches.
+        UserError: a pattern that no file matches, or storage that can't be reached.
     """
     found: dict[str, None] = {}
     for pattern in patterns:
-        literal = "://" in pattern or Path(pattern).is_file()
-        matches = [pattern] if literal else sorted(glob.glob(pattern, recursive=True))
+        if is_address(pattern):
+            matches = matching(pattern) if "*" in pattern else [pattern]
+        else:
+            matches = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
         if not matches:
             raise UserError(f"no file matches --{name} '{pattern}'")
         found.update(dict.fromkeys(matches))

@@ -51,6 +51,16 @@ def exists(address: str) -> bool:
         return bool(system.isfile(path))
 
 
+def matching(pattern: str) -> list[str]:
+    """Addresses of the files that match a pattern such as ``s3://bucket/*.jpg``, sorted.
+
+    Raises:
+        UserError: the storage can't be reached, or its library isn't installed.
+    """
+    with _opened(pattern) as (system, path):
+        return sorted(system.unstrip_protocol(each) for each in system.glob(path))
+
+
 def identity(address: str) -> str:
     """A text that changes with a file's content, as far as its storage tells."""
     with _opened(address) as (system, path):
