@@ -58,6 +58,8 @@ class KeyTable:
     """Prefixes of released keys that we have no use for (the text half of CLIP, for one)."""
     aliases: tuple[str, ...] = ()
     """Our keys that are tied to another and have no released name of their own."""
+    advice: str = "give the file the model was released as, and its configuration if it isn't the 14B"
+    """What to do about a file that is another, for error messages."""
     _compiled: dict[str, list[tuple[re.Pattern[str], Rule, int]]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -157,8 +159,7 @@ def check_keys(
             problems.append(f"has the wrong shape in {listing(wrong)}")
     if problems:
         raise UserError(
-            f"{source} is not a released {table.name} of this size: it {'; it '.join(problems)}; "
-            "give the file the model was released as, and its configuration if it isn't the 14B"
+            f"{source} is not a released {table.name} of this size: it {'; it '.join(problems)}; {table.advice}"
         )
 
 
