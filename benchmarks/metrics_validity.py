@@ -30,8 +30,9 @@ from flashportrait.errors import UserError
 from flashportrait.evaluation.extractors import read_faces
 from flashportrait.evaluation.features import Extractors
 from flashportrait.evaluation.perceptual import PerceptualDistance
+from flashportrait.evaluation.profiles import METRICS
 from flashportrait.evaluation.protocols import Entry
-from flashportrait.evaluation.scoring import METRICS, Scorer
+from flashportrait.evaluation.scoring import Scorer
 from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
 from flashportrait.media.reader import VideoReader
 from flashportrait.media.writer import VideoWriter

@@ -18,8 +18,9 @@ from flashportrait.cli import main
 from flashportrait.cli.evaluate import read_folder
 from flashportrait.errors import UserError
 from flashportrait.evaluation.features import Extractors, paired, times_of
+from flashportrait.evaluation.profiles import METRICS
 from flashportrait.evaluation.protocols import Entry
-from flashportrait.evaluation.scoring import METRICS, Scored, Scorer, summarise, usual_change
+from flashportrait.evaluation.scoring import Scored, Scorer, summarise, usual_change
 from flashportrait.media.reader import VideoReader
 from flashportrait.media.writer import VideoWriter
 
@@ -263,8 +264,6 @@ def test_what_can_not_be_scored_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "table.csv:2" in error
     assert "table.csv:3" in error
     assert main(["evaluate", str(tmp_path / "gone.csv")]) == 2
-    assert main(["evaluate", str(table), "--profile", "paper"]) == 2
-    assert "not supported yet" in capsys.readouterr().err
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no items"):
         read_folder(tmp_path / "empty")

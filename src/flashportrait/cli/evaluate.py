@@ -10,6 +10,7 @@ from flashportrait.cli.console import Console
 from flashportrait.cli.evaluating import figure, read_entries, save_report, score
 from flashportrait.cli.options import table
 from flashportrait.errors import UserError
+from flashportrait.evaluation.paper_extractors import PaperFiles
 from flashportrait.evaluation.protocols import Entry
 from flashportrait.files import user_folder
 
@@ -40,8 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--profile",
         choices=("open", "paper"),
         default="open",
-        help="open: extractors from the package index (default); paper: those of the papers, from your files",
+        help="open: extractors from the package index (default); paper: SMIRK, ArcFace and I3D, from your files",
     )
+    files = parser.add_argument_group("files of --profile paper", "no package carries them; each has its own licence")
+    files.add_argument("--smirk", type=Path, metavar="FILE", help="SMIRK_em1.pt: expression and pose")
+    files.add_argument("--arcface", type=Path, metavar="FILE", help="w600k_r50.onnx or glintr100.onnx: identity")
+    files.add_argument("--i3d", type=Path, metavar="FILE", help="i3d_torchscript.pt: FVD, with --fvd")
     parser.add_argument("--without", action="append", choices=("lpips",), default=[], help="leave a metric out")
     parser.add_argument(
         "--fvd", action="store_true", help="measure FVD as well, of the whole set; half a second a frame or so"
@@ -57,20 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Score all items; tell, and write the report."""
-    if args.profile == "paper":
-        raise UserError(
-            "the profile 'paper' needs SMIRK or DECA, ArcFace and I3D as the papers used them, which no package "
-            "carries and which are not supported yet: use --profile open, and don't compare its figures with papers'"
-        )
     from flashportrait.media.place import check_place, written_whole
 
+    paper = paper_files(args)
     as_file = Path(args.json) if isinstance(args.json, str) else None
     for file, suffix in ((as_file, ".json"), (args.html, ".html")):
         if file is not None:
             check_place(file, (suffix,), [args.manifest])
     entries = read_folder(args.manifest) if args.manifest.is_dir() else read_entries(args.manifest)
     cache = None if args.no_cache else args.cache or user_folder("cache") / "evaluate"
-    report, items = score(entries, console, cache, args.without, args.fvd)
+    report, items = score(entries, console, cache, args.without, args.fvd, paper)
     if as_file is not None:
         save_report(as_file, report)
     if args.html is not None:
@@ -78,8 +79,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
         with written_whole(args.html) as part:
             part.write_text(render(report, items), encoding="utf-8")
-    console.result(report, describe(report))
+    console.result(report, f"profile {report['profile']}\n{describe(report)}")
     return EXIT_PROBLEMS if any(item.problems for item in items) else 0
+
+
+def paper_files(args: argparse.Namespace) -> PaperFiles | None:
+    """The files of the profile ``paper``; None in the other.
+
+    Raises:
+        UserError: one that is needed isn't given, or one is given to the other profile.
+    """
+    if args.profile == "paper":
+        return PaperFiles.checked(args.smirk, args.arcface, args.i3d, args.fvd)
+    given = [f"--{name}" for name in ("smirk", "arcface", "i3d") if getattr(args, name) is not None]
+    if given:
+        raise UserError(f"{', '.join(given)}: only the profile paper reads it; add --profile paper")
+    return None
 
 
 def describe(report: dict[str, Any]) -> str:

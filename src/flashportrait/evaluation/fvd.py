@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,11 +14,10 @@ from torch import Tensor
 
 from flashportrait.errors import UserError
 from flashportrait.evaluation.arrays import read_arrays
+from flashportrait.evaluation.profiles import FVD_FRAMES, FVD_SIDE, I3D
 
-FRAMES = 16
-"""Of a clip; clips follow one another without overlap."""
-SIDE = 224
-"""Pixels a side; frames are resized to it, without their proportions, as is the convention."""
+SCRIPTED_WIDTH = 400
+"""Numbers that the TorchScript file gives for a clip: the logits of Kinetics-400."""
 EPSILON = 1e-3
 """Of batch normalisation."""
 LAYERS = (
@@ -26,6 +27,18 @@ LAYERS = (
 )
 """Convolutions and inception modules by name, and maxima by their window."""
 POOLING_STRIDES = {(1, 3, 3): (1, 2, 2), (3, 3, 3): (2, 2, 2), (2, 2, 2): (2, 2, 2)}
+
+
+class ClipFeatures(Protocol):
+    """What tells clips apart."""
+
+    def picture(self, frame: Tensor) -> Tensor:
+        """A frame in [0, 1] ``[3 h w]`` as the network takes it ``[3 224 224]``, still in [0, 1]."""
+        ...
+
+    def __call__(self, clips: Tensor) -> Tensor:
+        """Features ``[n d]`` of clips of such pictures ``[n 3 t 224 224]``."""
+        ...
 
 
 class VideoFeatures:
@@ -43,12 +56,14 @@ class VideoFeatures:
         if "params/Conv3d_1a_7x7/Conv_0/kernel" not in self._arrays:
             raise UserError(f"'{path}' holds no I3D: give the weights of kinetics-i3d")
 
+    def picture(self, frame: Tensor) -> Tensor:
+        """A frame in [0, 1] ``[3 h w]`` resized without its proportions  ``[3 224 224]``"""
+        return F.interpolate(frame[None], (FVD_SIDE, FVD_SIDE), mode="bilinear", antialias=True)[0]
+
     @torch.inference_mode()
     def __call__(self, clips: Tensor) -> Tensor:
-        """Logits ``[n 400]`` of clips in [0, 1] ``[n 3 t h w]``, resized to 224x224."""
-        frames = clips.shape[2]
-        x = F.interpolate(clips.transpose(1, 2).flatten(0, 1), (SIDE, SIDE), mode="bilinear", antialias=True)
-        x = 2 * x.unflatten(0, (-1, frames)).transpose(1, 2) - 1
+        """Logits ``[n 400]`` of clips in [0, 1] ``[n 3 t 224 224]``."""
+        x = 2 * clips - 1
         for layer in LAYERS:
             if isinstance(layer, tuple):
                 x = _max_pool(x, layer, POOLING_STRIDES[layer])
@@ -85,6 +100,46 @@ class VideoFeatures:
         mean, variance = (self._arrays[f"batch_stats/{name}/BatchNorm_0/{part}"].flatten() for part in ("mean", "var"))
         bias = self._arrays[f"params/{name}/BatchNorm_0/bias"]
         return F.relu(F.batch_norm(x, mean, variance, None, bias, eps=EPSILON))
+
+
+class ScriptedVideoFeatures:
+    """I3D as the TorchScript file holds it that most code for FVD shares (StyleGAN-V, Skorokhodov et al., 2022).
+
+    Args:
+        path: ``i3d_torchscript.pt``.
+
+    Raises:
+        UserError: there is no file, or it holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        I3D.found(path)
+        try:
+            self._network = torch.jit.load(str(path), map_location="cpu").eval()
+        except (RuntimeError, ValueError) as error:
+            raise I3D.refusal(path, "isn't a TorchScript network") from error
+        try:
+            found = self(torch.zeros(1, 3, FVD_FRAMES, FVD_SIDE, FVD_SIDE))
+        except (RuntimeError, TypeError, AttributeError) as error:
+            reason = "is a network that isn't called with clips, rescale, resize and return_features"
+            raise I3D.refusal(path, reason) from error
+        if not isinstance(found, Tensor) or found.shape != (1, SCRIPTED_WIDTH):
+            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise I3D.refusal(path, f"gives {shape} for a clip, not [1, {SCRIPTED_WIDTH}]")
+
+    def picture(self, frame: Tensor) -> Tensor:
+        """A frame in [0, 1] ``[3 h w]``, its shorter side resized, cut to the middle square  ``[3 224 224]``"""
+        height, width = frame.shape[1:]
+        scale = FVD_SIDE / min(height, width)
+        size = [FVD_SIDE if side == min(height, width) else math.ceil(side * scale) for side in (height, width)]
+        resized = F.interpolate(frame[None], size, mode="bilinear")[0]
+        top, left = ((side - FVD_SIDE) // 2 for side in size)
+        return resized[:, top : top + FVD_SIDE, left : left + FVD_SIDE]
+
+    @torch.no_grad()
+    def __call__(self, clips: Tensor) -> Tensor:
+        """Logits ``[n 400]`` of clips in [0, 1] ``[n 3 t 224 224]``."""
+        return self._network(2 * clips - 1, rescale=False, resize=False, return_features=True)
 
 
 def _max_pool(x: Tensor, window: Sequence[int], strides: Sequence[int]) -> Tensor:

@@ -11,12 +11,14 @@ import torch
 
 from flashportrait.errors import UserError
 from flashportrait.evaluation.features import Extractors
-from flashportrait.evaluation.fvd import FRAMES, SIDE, VideoFeatures, frechet_distance
+from flashportrait.evaluation.fvd import ClipFeatures, ScriptedVideoFeatures, VideoFeatures, frechet_distance
+from flashportrait.evaluation.paper_extractors import PaperExtractors, PaperFiles
 from flashportrait.evaluation.perceptual import PerceptualDistance
+from flashportrait.evaluation.profiles import FVD_FRAMES, I3D, Metric
 from flashportrait.evaluation.protocols import Entry
-from flashportrait.evaluation.scoring import METRICS, Scored, Scorer, summarise
+from flashportrait.evaluation.scoring import Scored, Scorer, summarise
 from flashportrait.media.reader import VideoReader
-from flashportrait.weights.hub import WEIGHTS, find_weight
+from flashportrait.weights.hub import find_weight
 
 FORMAT = 1
 SEED = 0
@@ -30,39 +32,43 @@ def judge(
     cache: Path | None,
     without: Sequence[str] = (),
     fvd: bool = False,
+    paper: PaperFiles | None = None,
     on_item: Callable[[Scored], object] = lambda _: None,
 ) -> tuple[dict[str, Any], list[Scored]]:
-    """Score all items with the packaged extractors (profile ``open``).
+    """Score all items, with the packaged extractors (profile ``open``) or those of the papers (profile ``paper``).
 
     Args:
         entries: portraits, drivers, results, and truths where they are known.
         cache: folder in which what is read of videos is kept by their content; None to keep nothing.
         without: ``lpips`` to leave it out, which saves fetching it and half of the time.
         fvd: measure it as well, of results and truths (or drivers, of items without).
+        paper: the papers' extractors; None for the packaged ones.
         on_item: told of each item that is scored.
 
     Returns:
         The report, fit for JSON, and the items.
 
     Raises:
-        UserError: an extractor is missing; says how to get it.
+        UserError: an extractor is missing, or a file holds another; says how to get it.
     """
+    extractors = Extractors(cache) if paper is None else PaperExtractors(paper, cache)
+    clips = _clip_features(paper) if fvd else None
     lpips = None if "lpips" in without else PerceptualDistance(find_weight("lpips_alex"))
-    scorer = Scorer(Extractors(cache), lpips)
+    scorer = Scorer(extractors, lpips)
     items = []
     for entry in entries:
         items.append(scorer.score(entry))
         on_item(items[-1])
     summary: dict[str, Any] = summarise(items, SEED)
-    summary["fvd"] = _fvd(items) if fvd else None
+    summary["fvd"] = _fvd(items, clips) if clips else None
     summary["lip_sync"] = None
     report = {
         "format": FORMAT,
-        "profile": "open",
+        "profile": extractors.profile.name,
         "about": about(),
         "items": [item.to_dict() for item in items],
         "summary": summary,
-        "metrics": described(fvd),
+        "metrics": described(extractors, fvd),
     }
     return report, items
 
@@ -80,44 +86,36 @@ def about() -> dict[str, Any]:
     }
 
 
-def described(fvd: bool) -> dict[str, dict[str, Any]]:
+def described(extractors: Extractors, fvd: bool) -> dict[str, dict[str, Any]]:
     """Each metric's convention, and the extractor with its hash and licence."""
-    told = {}
-    for name, metric in METRICS.items():
-        told[name] = {
+    profile = extractors.profile
+
+    def told(metric: Metric) -> dict[str, Any]:
+        return {
             "title": metric.title,
             "unit": metric.unit,
             "better": metric.better,
             "of": metric.of,
             "convention": metric.convention,
-            "extractor": _extractor(metric.extractor),
+            "extractor": None if metric.extractor is None else known[metric.extractor],
         }
-    if fvd:
-        told["fvd"] = {
-            "title": "FVD",
-            "unit": "",
-            "better": "lower",
-            "of": "truth, or else the driver",
-            "convention": f"Frechet distance of I3D logits; all clips of {FRAMES} frames, {SIDE}x{SIDE}, no overlap",
-            "extractor": _extractor("i3d_kinetics"),
-        }
-    return told
+
+    metrics = {**profile.metrics, **({"fvd": profile.fvd} if fvd else {})}
+    names = {metric.extractor for metric in metrics.values() if metric.extractor is not None}
+    known = {name: extractors.told(name) for name in names}
+    return {name: told(metric) for name, metric in metrics.items()}
 
 
-def _extractor(name: str | None) -> dict[str, Any] | None:
-    if name is None:
-        return None
-    if name in WEIGHTS:
-        weight = WEIGHTS[name]
-        return {"name": name, "source": weight.source, "licence": weight.licence, "sha256": weight.sha256}
-    from flashportrait.evaluation.extractors import SFACE_FILE, sface_sha256
-
-    return {"name": name, "source": SFACE_FILE, "licence": "Apache-2.0", "sha256": sface_sha256()}
+def _clip_features(paper: PaperFiles | None) -> ClipFeatures:
+    if paper is None:
+        return VideoFeatures(find_weight("i3d_kinetics"))
+    if paper.i3d is None:
+        raise UserError(f"FVD in the profile 'paper' needs {I3D.name} ({I3D.option} FILE): {I3D.advice}")
+    return ScriptedVideoFeatures(paper.i3d)
 
 
-def _fvd(items: Sequence[Scored]) -> dict[str, Any] | None:
+def _fvd(items: Sequence[Scored], network: ClipFeatures) -> dict[str, Any]:
     """Of the results of all items that can be read, and what they are compared with."""
-    network = VideoFeatures(find_weight("i3d_kinetics"))
     scored = [item for item in items if item.frames]
     results = [row for item in scored for row in _clips(network, item.entry.result)]
     others = [row for item in scored for row in _clips(network, item.entry.truth or item.entry.driving)]
@@ -128,14 +126,13 @@ def _fvd(items: Sequence[Scored]) -> dict[str, Any] | None:
     return {"value": float(f"{value:.5g}"), "clips": len(results), "reference_clips": len(others)}
 
 
-def _clips(network: VideoFeatures, video: Path) -> Iterator[np.ndarray]:
+def _clips(network: ClipFeatures, video: Path) -> Iterator[np.ndarray]:
     """Features of a video's clips, one after another."""
     clip: list[torch.Tensor] = []
     try:
         for frame in VideoReader(video):
-            picture = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
-            clip.append(torch.nn.functional.interpolate(picture, (SIDE, SIDE), mode="bilinear", antialias=True)[0])
-            if len(clip) == FRAMES:
+            clip.append(network.picture(torch.from_numpy(frame).permute(2, 0, 1).float() / 255))
+            if len(clip) == FVD_FRAMES:
                 yield network(torch.stack(clip, 1)[None])[0].numpy()
                 clip.clear()
     except UserError:

