@@ -36,7 +36,7 @@ SCROLL = "() => setTimeout(() => document.getElementById('run')?.scrollIntoView(
 DIRECT: dict[str, Any] = {"api_visibility": "private", "queue": False}
 """Each request has an answer of its own: what Gradio's queue sends comes through one stream a page, which closes when
 all is answered, and the answer to what is asked at that moment may never come."""
-QUIET = {**DIRECT, "show_progress": "hidden"}
+QUIET: dict[str, Any] = {**DIRECT, "show_progress": "hidden"}
 LOOKING = f"(...given) => given.some(Boolean) ? {json.dumps(notice('Looking at it ...'))} : ''"
 
 
