@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,12 @@ def test_what_cannot_be_read_is_broken_or_refused(tmp_path: Path) -> None:
     for name, reason in (("notes.txt", "no kind of file"), ("absent.mp4", "no file")):
         with pytest.raises(UserError, match=reason):
             read_origin(tmp_path / name)
+
+
+def test_without_the_library_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    with pytest.raises(UserError, match="can't be read without c2pa-python: pip install c2pa-python"):
+        read_origin(tmp_path / "a.mp4")
 
 
 @pytest.mark.parametrize("failing", ["full", "refused"])

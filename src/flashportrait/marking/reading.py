@@ -84,9 +84,12 @@ def read_origin(path: str | Path, authorities: str | Path | None = None) -> Orig
         authorities: a PEM file of certificates to trust.
 
     Raises:
-        UserError: no file, or no kind that is known.
+        UserError: no file, or no kind that is known; or c2pa-python isn't installed.
     """
-    from c2pa import C2paError, Reader
+    try:
+        from c2pa import C2paError, Reader
+    except (ImportError, OSError) as error:
+        raise UserError("credentials can't be read without c2pa-python: pip install c2pa-python") from error
 
     path = Path(path)
     if not path.is_file():
