@@ -23,7 +23,7 @@ def sources(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[J
     folder = tmp_path_factory.mktemp("batch")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "portrait.png")
-    common = {"model": str(toy_model), "size": SIZE, "device": "cpu", "threads": 1, "steps": 30}
+    common = {"model": str(toy_model), "size": SIZE, "device": "cpu", "threads": 1, "steps": 15}
     lengths = (41, 61, 81)
     return [
         Job(folder / "portrait.png", rows(folder, frames, seed), folder / f"out-{seed}.mp4", **common)

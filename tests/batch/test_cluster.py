@@ -83,7 +83,7 @@ def fleet(cluster: Any) -> Iterator[RayFleet]:
 def test_one_job_is_shared_between_two_workers_and_gives_the_same_frames(
     fleet: RayFleet, jobs: list[Job], tmp_path: Path, schedule: str
 ):
-    job = replace(jobs[2], schedule=schedule, steps=40)
+    job = replace(jobs[2], schedule=schedule, steps=20)
     run(job)
     expected = frames_of(job.output)
     job.output.unlink()

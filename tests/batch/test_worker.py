@@ -104,7 +104,7 @@ def test_files_elsewhere_are_brought_here_and_results_taken_there(
         "driving": f"{bucket}/{job.driving.name}",
         "output": f"{bucket}/made/out.mp4",
     }
-    task = one({**job.to_dict(), "steps": 30, **addresses})
+    task = one({**job.to_dict(), "steps": 15, **addresses})
     assert (task.output, dict(task.remote)) == (addresses["output"], addresses)
     ended = worker.run(Order(task, resume=False), lambda told: None)
     assert ended.status == "done", ended.error

@@ -22,7 +22,7 @@ from flashportrait.service.fleets import SEAL, JobActor
 from flashportrait.service.settings import ServiceSettings
 from serving import Server, serving
 
-SETTINGS = {"template": "long", "steps": "40", "size": "64", "portrait_box": "0,0,64,64"}
+SETTINGS = {"template": "long", "steps": "20", "size": "64", "portrait_box": "0,0,64,64"}
 """Of a job that takes a while."""
 
 

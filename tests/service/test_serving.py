@@ -22,7 +22,7 @@ QUICK = {"view": "face", "size": "64"}
 
 def slow(toy_model: Path, **settings: str) -> dict[str, str]:
     """Settings of a job that takes a while, and doesn't look for a face."""
-    return {"model": toy_model.name, "template": "long", "steps": "40", "size": "64", **settings}
+    return {"model": toy_model.name, "template": "long", "steps": "20", "size": "64", **settings}
 
 
 def post(server: Server, portrait: Path, data: dict[str, str], **files: Any) -> httpx.Response:
