@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {
         "errors",
         "files",
+        "checkpoints",
         "marking",
         "models",
         "weights",
