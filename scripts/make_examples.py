@@ -20,10 +20,10 @@ from PIL import Image
 from flashportrait.avatars import Identity, render, sample_identities, sample_performance
 from flashportrait.avatars.controls import COLUMNS
 from flashportrait.cli.train import NANO_FRAMING as FRAMING
+from flashportrait.drawing import DrawnClip
 from flashportrait.face.motion import BLENDSHAPES
 from flashportrait.inputs import FaceChoice, Framing, frame_portrait
 from flashportrait.media.writer import VideoWriter
-from flashportrait.reference import DrawnClip
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 RATE = 25

@@ -91,8 +91,8 @@ ALLOWED: dict[str, set[str]] = {
 """Part -> the parts it may import. ``flow`` is the pipeline and the modules beside it."""
 
 FLOW = {
-    *("pipeline", "canvas", "composition", "conditioning", "inputs", "loading", "prompts", "reference", "result"),
-    *("settings", "workdir"),
+    *("pipeline", "canvas", "composition", "conditioning", "drawing", "inputs", "loading", "preparing", "prompts"),
+    *("reference", "result", "settings", "workdir"),
 }
 SHELLS = {"__init__", "__main__"}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashportrait.canvas import Canvas
+from flashportrait.drawing import DrawnClip
 from flashportrait.errors import UserError
 from flashportrait.inputs import FramedPortrait
 from flashportrait.models.streaming_vae import streaming_decoder
 from flashportrait.models.tiny_vae import TinyVideoAutoencoder
 from flashportrait.models.transformer import with_mask
-from flashportrait.reference import DrawnClip, PortraitDrawn, PortraitFirst
+from flashportrait.reference import PortraitDrawn, PortraitFirst
 from flashportrait.rig.mesh import average_landmarks
 from flashportrait.rig.pose import GUIDE_REACH
 from flashportrait.sampling.denoise import diagonal_rounds, synchronous_rounds

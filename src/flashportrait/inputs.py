@@ -20,7 +20,6 @@ from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import FaceLandmarker
 from flashportrait.face.crop import PortraitCrop, align_portrait
 from flashportrait.face.motion import LAYOUTS, PDFGC, MotionFeatures, MotionLayout
-from flashportrait.face.pdfgc import extract_pdfgc_motion, load_pdfgc
 from flashportrait.face.tracker import FaceTracker, extract_motion
 from flashportrait.media.clip import open_clip
 from flashportrait.media.portrait import load_portrait, reduction
@@ -248,6 +247,8 @@ def _extract(
     frames = (_to_array(frame) for frame in source)
     with counting("motion", total, progress) as advance:
         if layout == PDFGC:
+            from flashportrait.face.pdfgc import extract_pdfgc_motion, load_pdfgc
+
             tracker, encoder = load_pdfgc(weights, choice.driving, choice.driving_box)
             return extract_pdfgc_motion(frames, rate, tracker, encoder.to(device), advance)
         landmarker = FaceLandmarker(threads=min(TRACKING_THREADS, torch.get_num_threads()))

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from flashportrait.canvas import View
 from flashportrait.conditioning import Conditions, GuidedVelocity, share_out
+from flashportrait.drawing import draw_frames, drawn_clip
 from flashportrait.errors import UserError
 from flashportrait.face.motion import MotionFeatures
 from flashportrait.inputs import (
@@ -33,17 +34,16 @@ from flashportrait.inputs import (
     Framing,
     MotionControls,
     ProgressHook,
-    frame_portrait,
     load_motion,
-    shape_motion,
 )
 from flashportrait.models.clip_vision import clip_tokens
 from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.streaming_vae import encode_portrait, streaming_decoder
 from flashportrait.models.transformer import with_mask
+from flashportrait.preparing import prepare
 from flashportrait.prompts import encode_prompt
-from flashportrait.reference import DrawnClip, PortraitDrawn, PortraitFirst, Reference
-from flashportrait.result import PortraitVideo, RunReport, to_pictures
+from flashportrait.reference import PortraitDrawn, PortraitFirst, Reference
+from flashportrait.result import PortraitVideo, RunReport
 from flashportrait.sampling.counting import StepCount
 from flashportrait.sampling.denoise import check_memory, denoiser
 from flashportrait.sampling.fitted import FittedPrediction
@@ -58,13 +58,10 @@ from flashportrait.sampling.windows import Window, WindowPlan, latent_frame_coun
 from flashportrait.settings import SamplingSettings
 from flashportrait.weights.folder import check_components
 from flashportrait.weights.kernels import attention_of
-from flashportrait.workdir import WorkDirectory, describe_inputs, describe_model, describe_run
+from flashportrait.workdir import WorkDirectory, describe_model, describe_run
 
 if TYPE_CHECKING:
     from flashportrait.distributed.passes import SharedPasses
-
-DRAWN_STRENGTH = {"turned": 0.0, "animated": 1.0}
-"""References that are drawn on a face mesh, with the strength of the expression in them."""
 
 StepCallback = Callable[["FlashPortraitPipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
 """``callback(pipeline, step_index, timestep, {"latents": ...})``, after each step of each window; may return other
@@ -216,35 +213,27 @@ class FlashPortraitPipeline(DiffusionPipeline):
         settings = self.settings(speed, **sampling)
         if unknown := sorted({*callback_on_step_end_tensor_inputs} - {*self._callback_tensor_inputs}):
             raise UserError(f"the callback asks for {', '.join(unknown)}; it can be given latents only")
-        face, report = face or FaceChoice(), RunReport()
         negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
-        staged = progress if callable(progress) else None
-        with report.stage("portrait", staged):
-            framed = frame_portrait(portrait, self.framing, face, size, view)
-            report.warnings += [framed.warning] if framed.warning else []
-        with report.stage("motion"):
-            extracted = work.motion() if work is not None else None
-            if extracted is None:
-                extracted = load_motion(
-                    driving,
-                    self.config.motion_layout,
-                    face,
-                    progress=progress,
-                    weights=self.weights_folder,
-                    device=self._execution_device,
-                )
-            if work is not None:
-                work.save_motion(extracted)
-            motion = shape_motion(extracted, controls or MotionControls(), framed.row)
-        report.missing_faces = list(motion.missing)
-        clip = self._drawn_clip(framed, motion.values)
+        prepared = prepare(
+            portrait,
+            lambda choice: self.read_motion(driving, choice, progress),
+            self.framing,
+            size=size,
+            view=view,
+            controls=controls,
+            face=face,
+            progress=progress,
+            work=work,
+        )
+        framed, motion, report = prepared.framed, prepared.motion, prepared.report
+        clip = drawn_clip(self.config.reference, framed, motion.values)
         if clip is not None and settings.refine == 0:
-            frames = self._draw(clip, framed, motion, report, work)
+            frames = draw_frames(clip, prepared, self.config.reference, work)
         else:
             plan = WindowPlan(latent_frame_count(len(motion)), settings.window, settings.overlap)
             report.windows, report.attention = len(plan), attention_of(self.transformer)
             report.seams = [tuple(seam for seam in window.seams if seam < len(motion)) for window in plan]
-            with report.stage("conditions", staged):
+            with report.stage("conditions", progress if callable(progress) else None):
                 texts = {"prompt": prompt, "negative_prompt": negative_prompt}
                 # At a text scale of 1 the negative prompt has no weight: a text encoder that is streamed takes seconds.
                 used = texts if settings.text_scale != 1 else {"prompt": prompt, "negative_prompt": prompt}
@@ -257,21 +246,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
                 noise, conditions, plan, settings, report, progress, callback_on_step_end, work, helpers
             )
             frames = self._decode(report.timed("denoise", parts), conditions.reference, len(motion), report)
-        seen = to_pictures(framed.pixels)[0]
         name = self.config.get("_name_or_path")
-        video = PortraitVideo(
-            frames,
-            length=len(motion),
-            rate=motion.rate,
-            report=report,
-            portrait=seen,
-            model=Path(name).name if name else None,
-            motion=motion,
-            face_area=None if framed.canvas is None else framed.canvas.face_area,
-        )
-        if not stream:
-            video.collect()
-        return video
+        return prepared.video(frames, Path(name).name if name else None, stream=stream)
 
     @torch.no_grad()
     def sample_latents(
@@ -331,6 +307,24 @@ class FlashPortraitPipeline(DiffusionPipeline):
         """
         return SamplingSettings.resolve(self.config.defaults, speed, given)
 
+    def read_motion(
+        self, driving: DrivingSource, face: FaceChoice | None = None, progress: bool | ProgressHook = True
+    ) -> MotionFeatures:
+        """Motion rows of a driving clip, one per frame, as this model's extractor gives them (``load_motion``)."""
+        return load_motion(
+            driving,
+            self.motion_layout,
+            face or FaceChoice(),
+            progress=progress,
+            weights=self.weights_folder,
+            device=self._execution_device,
+        )
+
+    @property
+    def motion_layout(self) -> str:
+        """The motion rows that this model takes, by name (``face.motion.LAYOUTS``)."""
+        return self.config.motion_layout
+
     @property
     def framing(self) -> Framing:
         """How this model takes portraits."""
@@ -362,7 +356,7 @@ class FlashPortraitPipeline(DiffusionPipeline):
         else:
             image_embeds = clip_tokens(self.image_encoder, portrait)
         reference: Reference
-        clip = self._drawn_clip(framed, motion)
+        clip = drawn_clip(self.config.reference, framed, motion)
         if clip is None:
             rows = torch.from_numpy(motion)
             reference = PortraitFirst(with_mask(encode_portrait(self.vae, portrait, window)))
@@ -372,32 +366,6 @@ class FlashPortraitPipeline(DiffusionPipeline):
         return Conditions(embeds[prompt], embeds[negative_prompt], image_embeds, reference, rows[None]).to(
             device, self.transformer.dtype
         )
-
-    def _drawn_clip(self, framed: FramedPortrait, motion: np.ndarray) -> DrawnClip | None:
-        """What is drawn on the face mesh, where the model's reference is."""
-        strength = DRAWN_STRENGTH.get(self.config.reference)
-        return None if strength is None else DrawnClip(framed, torch.from_numpy(motion), strength)
-
-    def _draw(
-        self,
-        clip: DrawnClip,
-        framed: FramedPortrait,
-        motion: MotionFeatures,
-        report: RunReport,
-        work: WorkDirectory | None,
-    ) -> Iterator[np.ndarray]:
-        """Frames as the mesh alone draws them. They are one window, and are drawn anew by a run that goes on."""
-        report.windows, report.seams = 1, [()]
-        if work is not None:
-            work.bind({"refine": 0, "reference": self.config.reference, **describe_inputs(framed, motion)})
-
-        def counted() -> Iterator[np.ndarray]:
-            for frame in report.timed("decode", iter(clip)):
-                report.note_memory()
-                report.note_frame()
-                yield frame
-
-        return counted()
 
     @torch.no_grad()
     def _denoise(

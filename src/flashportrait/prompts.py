@@ -18,8 +18,7 @@ def encode_prompt(prompt: str, tokenizer: Any, text_encoder: Any, *, length: int
         UserError: words for a model without a text encoder.
     """
     if text_encoder is None or tokenizer is None:
-        if prompt:
-            raise UserError(f"the prompt is {prompt!r}, but this model has no text encoder; leave the prompt empty")
+        refuse_words(prompt)
         return torch.zeros(1, length, width)
     tokens = tokenizer(
         [" ".join(prompt.split())],
@@ -33,3 +32,13 @@ def encode_prompt(prompt: str, tokenizer: Any, text_encoder: Any, *, length: int
     mask = tokens.attention_mask.to(device)
     hidden = text_encoder(tokens.input_ids.to(device), mask).last_hidden_state
     return hidden * mask[..., None].to(hidden.dtype)
+
+
+def refuse_words(*prompts: str | None) -> None:
+    """Refuse words for a model without a text encoder.
+
+    Raises:
+        UserError: there are some.
+    """
+    for prompt in filter(None, prompts):
+        raise UserError(f"the prompt is {prompt!r}, but this model has no text encoder; leave the prompt empty")

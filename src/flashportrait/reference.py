@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from flashportrait.composition import all_painted, compose
+from flashportrait.drawing import DrawnClip
 from flashportrait.errors import UserError
-from flashportrait.inputs import FramedPortrait
 from flashportrait.models.streaming_vae import StreamingDecoder, TinyStreamingDecoder
 from flashportrait.models.tiny_vae import TEMPORAL_RATIO, State, TinyVideoAutoencoder
 from flashportrait.models.transformer import with_mask
 from flashportrait.result import to_pictures
 from flashportrait.sampling.windows import Window
-
-Part = TypeVar("Part")
-Drawn = TypeVar("Drawn")
 
 KEPT_BYTES = 160 * 2**20
 """Of drawn pictures that are kept, from being encoded to being decoded beside; others are drawn anew."""
@@ -76,62 +70,6 @@ class PortraitFirst:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PortraitFirst:
         return PortraitFirst(self.latents.to(device, dtype))
-
-
-class DrawnClip:
-    """The portrait on a face mesh, drawn with a motion row a frame: the driver's head pose and, by a strength,
-    expression.
-
-    Args:
-        framed: the portrait, with its canvas.
-        motion: a row for each pixel frame, [t 57].
-        strength: of the expression drawn, in [0, 1]; at 0 the portrait keeps its own.
-    """
-
-    def __init__(self, framed: FramedPortrait, motion: Tensor, strength: float = 1.0) -> None:
-        self.canvas, self._rig = framed.drawn_on()
-        self.motion = self._rig.reachable(motion)
-        """The rows as they are drawn, [t 57]: heads turn only as far as the mesh has something to show."""
-        self.strength = strength
-
-    def draw(self, frames: Sequence[int]) -> Tensor:
-        """The moving part in some frames, [t 3 h w] in [0, 1]; those beyond the ends are the first and the last."""
-        rows = self.motion[torch.tensor(frames).clamp(0, len(self.motion) - 1)]
-        return self._rig.draw(rows, self.canvas.size, self.strength)
-
-    def finish(self, drawn: Tensor) -> np.ndarray:
-        """Frames of the result, uint8 RGB [t H W 3], from the moving part."""
-        return self.canvas.place(to_pictures(drawn))
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """The result's frames, uint8 RGB [H W 3], as the mesh alone draws them.
-
-        On a CPU as many are drawn at once as there are threads.
-        """
-        together = torch.get_num_threads() if self.motion.device.type == "cpu" else 1
-        yield from side_by_side(self._finished, range(len(self.motion)), together)
-
-    def _finished(self, frame: int) -> np.ndarray:
-        return self.finish(self.draw([frame]))[0]
-
-
-def side_by_side(draw: Callable[[Part], Drawn], parts: Iterable[Part], together: int) -> Iterator[Drawn]:
-    """``draw(part)`` of each part, in their order; each by one thread, ``together`` at once.
-
-    Drawing is many small steps, which threads that share them spend most of their time waiting for.
-    """
-    with ThreadPoolExecutor(together, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        coming = deque[Future[Drawn]]()
-        try:
-            for part in parts:
-                coming.append(pool.submit(draw, part))
-                if len(coming) > 2 * together:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
-        finally:
-            for future in coming:
-                future.cancel()
 
 
 class PortraitDrawn:

@@ -22,10 +22,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -41,6 +40,9 @@ from flashportrait.sampling.noise import FrameNoise, GivenNoise
 from flashportrait.sampling.prediction import PredictionState
 from flashportrait.sampling.windows import Window, WindowPlan
 from flashportrait.settings import SamplingSettings
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 logger = logging.getLogger(__name__)
 

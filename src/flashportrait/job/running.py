@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flashportrait.errors import UserError
 from flashportrait.job.job import Job
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from flashportrait.drawing import MeshPipeline
     from flashportrait.face.motion import MotionFeatures
     from flashportrait.pipeline import FlashPortraitPipeline
     from flashportrait.result import PortraitVideo
@@ -92,7 +93,7 @@ def evaluate(job: Job, plan: Plan | None, inputs: Mapping[str, Any], models: Mod
     import torch
 
     with _threads(job.threads), models.using(job, plan) as pipeline:
-        return pipeline._evaluate(inputs).cpu() if inputs else torch.empty(0)
+        return cast("FlashPortraitPipeline", pipeline)._evaluate(inputs).cpu() if inputs else torch.empty(0)
 
 
 def resume(
@@ -310,7 +311,7 @@ def _animate(
     job: Job,
     inputs: Inputs,
     marks: Marks,
-    pipeline: FlashPortraitPipeline,
+    pipeline: FlashPortraitPipeline | MeshPipeline,
     work: WorkDirectory,
     teller: Teller,
     motion_for: MotionFor | None,
@@ -318,23 +319,13 @@ def _animate(
     batched: bool,
 ) -> tuple[PortraitVideo, tuple[int, int], str | None]:
     """Make, write and measure the frames; returns them with the (width, height) of what was written, and lost sound."""
-    from flashportrait.inputs import load_motion
-
     settings = _pipeline_settings(job) | ({"batched": True} if batched else {})
     driving, seconds = inputs.driving, 0.0
     if motion_for is not None and inputs.reader is not None and work.motion() is None:
-        reader, layout = inputs.reader, pipeline.config.motion_layout
-        started = time.perf_counter()
+        reader, started = inputs.reader, time.perf_counter()
         driving = motion_for(
-            motion_key(job, layout),
-            lambda: load_motion(
-                reader,
-                layout,
-                settings["face"],
-                progress=teller,
-                weights=pipeline.weights_folder,
-                device=pipeline._execution_device,
-            ),
+            motion_key(job, pipeline.motion_layout),
+            lambda: pipeline.read_motion(reader, settings["face"], progress=teller),
         )
         teller("motion", len(driving), len(driving))
         seconds = time.perf_counter() - started

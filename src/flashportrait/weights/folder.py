@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from diffusers import ModelMixin
 from safetensors import SafetensorError, safe_open
 
 from flashportrait.checkpoints.tables import listing
@@ -28,12 +29,31 @@ def model_folder(name_or_path: str | Path) -> Path:
     return folder
 
 
+def read_index(folder: Path) -> dict[str, Any]:
+    """What a model's ``model_index.json`` says, without the networks.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'model_index.json'} can't be read ({error}); fetch or save the model again"
+        ) from error
+    if not isinstance(index, dict):
+        raise UserError(f"{folder / 'model_index.json'} holds no object; fetch or save the model again")
+    return index
+
+
 def check_components(components: Mapping[str, object], folder: Path) -> None:
     """Compare each model with what is stored for it: diffusers only warns of keys that are missing or left over.
 
     Raises:
         UserError: a weight is missing, or one is left over; the error names it.
     """
+    from diffusers import ModelMixin
+
     for name, model in components.items():
         if not isinstance(model, ModelMixin) or not (folder / name).is_dir():
             continue

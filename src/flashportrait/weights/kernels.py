@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from flashportrait.errors import UserError
-from flashportrait.models.self_attention import attend_in_float8
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -142,6 +141,8 @@ def _offer_flash3() -> None:
 def _try(kernel: str, device: torch.device) -> None:
     """Attend once: a driver too old, or a card too small, shows only then."""
     from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    from flashportrait.models.self_attention import attend_in_float8
 
     query = torch.zeros(1, 128, 2, 128, device=device, dtype=torch.bfloat16)
     if kernel == FLOAT8:

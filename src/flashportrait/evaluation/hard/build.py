@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flashportrait.drawing import side_by_side
 from flashportrait.errors import UserError
 from flashportrait.evaluation.fitting import draw_portrait
 from flashportrait.evaluation.hard.actors import Actor, DrawnActor, RigActor, for_the_rig, within_both
@@ -28,7 +29,6 @@ from flashportrait.files import sha256_of
 from flashportrait.inputs import FaceChoice, FramedPortrait, Framing, frame_portrait
 from flashportrait.media.place import written_whole
 from flashportrait.media.writer import VideoWriter
-from flashportrait.reference import side_by_side
 from flashportrait.result import to_pictures
 
 FRAMING = Framing(mode="face", face_size=0.52, face_center=(0.5, 0.48))
