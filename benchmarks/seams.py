@@ -44,7 +44,7 @@ from torch import Tensor
 from embedded import AS_FILMED, followed, likeness
 from flashportrait.avatars.performance import sample_performance
 from flashportrait.conditioning import Conditions
-from flashportrait.drawing import DrawnClip
+from flashportrait.drawing import DRAWN_STRENGTH, DrawnClip
 from flashportrait.evaluation.extractors import read_faces
 from flashportrait.evaluation.report import QualityMonitor
 from flashportrait.face.blendshapes import FaceLandmarker
@@ -52,7 +52,7 @@ from flashportrait.face.motion import MotionFeatures
 from flashportrait.inputs import FaceChoice, FramedPortrait, frame_portrait, load_motion, shape_motion
 from flashportrait.loading import load_pipeline
 from flashportrait.models.streaming_vae import streaming_decoder
-from flashportrait.pipeline import DRAWN_STRENGTH, FlashPortraitPipeline
+from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.result import PortraitVideo, RunReport, to_pictures
 from flashportrait.sampling.denoise import blend_start, denoiser
 from flashportrait.sampling.noise import FrameNoise
