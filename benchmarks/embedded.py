@@ -2,8 +2,9 @@
 
     python benchmarks/embedded.py [--quick] [--parts NAME ...] [--faces DIR] [--media DIR] [--json FILE] [--sheet PNG]
 
-``network``: the mesh alone beside the mesh with all of the network's changes (``--refine 1``), PSNR in dB over mouth,
-eyes, face and where the mesh stretches the portrait by more than two, on people it never saw:
+``network``: the mesh alone beside the mesh with all of the network's changes (``--refine 1``), PSNR in dB and LPIPS
+(AlexNet, by place) over mouth, eyes, face and where the mesh stretches the portrait by more than two, on people it
+never saw:
     ``reversed``  portraits made from photographs by warping, driven back: the truth is the photograph itself
     ``direct``    photographs warped: the truth is the mesh's, which is why it has no figure
     ``far``       drawn people turned by 25 to 45 degrees, exact in three dimensions
@@ -38,12 +39,14 @@ from embedded_cases import SIZE, Case, GeneratedFaces, direct_cases, far_turned_
 from flashportrait.errors import UserError
 from flashportrait.evaluation import metrics
 from flashportrait.evaluation.extractors import FaceRows, IdentityEmbedder, read_faces
+from flashportrait.evaluation.perceptual import PerceptualDistance
 from flashportrait.face.blendshapes import MEDIAPIPE_NAMES, FaceLandmarker
 from flashportrait.face.motion import MotionFeatures
 from flashportrait.inputs import FaceChoice, MotionControls, load_motion
 from flashportrait.loading import load_pipeline
 from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.training.photos import PhotoSet
+from flashportrait.weights.hub import find_weight
 
 PARTS = ("network", "following", "speed")
 AS_FILMED = MotionControls(motion="absolute", smooth=0.0)
@@ -63,7 +66,7 @@ FRAMES = 96
 
 
 def network(args: argparse.Namespace, pipeline: FlashPortraitPipeline, pictures: list[np.ndarray]) -> dict[str, Any]:
-    """PSNR of the mesh alone and of the network on it, by group and place."""
+    """PSNR and LPIPS of the mesh alone and of the network on it, by group and place."""
     count, frames = args.clips or (2 if args.quick else 16), 9 if args.quick else 17
     groups: dict[str, list[Iterator[Case]]] = {"far": [far_turned_cases(count, frames)]}
     if args.faces is None:
@@ -72,20 +75,24 @@ def network(args: argparse.Namespace, pipeline: FlashPortraitPipeline, pictures:
         held_out = [PhotoSet(args.faces / name).split()[1] for name in ("diverse", "official")]
         groups["reversed"] = [reversed_cases(photos, count // 2, frames) for photos in held_out]
         groups["direct"] = [direct_cases(photos, count // 2, frames) for photos in held_out]
+    distance = PerceptualDistance(find_weight("lpips_alex"))
     results: dict[str, Any] = {}
     for group, sources in groups.items():
         scores: dict[str, list[tuple[float, float]]] = {}
         for case in (case for source in sources for case in source):
-            alone = drawn_alone(case)
-            refined = refined_by_network(pipeline, case)
+            alone, refined = drawn_alone(case), refined_by_network(pipeline, case)
+            far_alone, far_refined = (distance.by_place(frames, case.truth) for frames in (alone, refined))
             for place, inside in case.places.items():
-                scores.setdefault(place, []).append(
+                scores.setdefault(f"{place}, dB", []).append(
                     (psnr(alone, case.truth, inside), psnr(refined, case.truth, inside))
                 )
+                scores.setdefault(f"{place}, LPIPS", []).append(
+                    (mean_inside(far_alone, inside), mean_inside(far_refined, inside))
+                )
             pictures.append(_row([case.framed.pixels[0], case.truth[-1], alone[-1], refined[-1]]))
-        results[group] = {place: _gain(pairs) for place, pairs in scores.items()}
-        for place, figures in results[group].items():
-            print(f"{group:10}{place:11}" + "  ".join(f"{name} {value:6.2f}" for name, value in figures.items()))
+        results[group] = {measure: _gain(pairs) for measure, pairs in scores.items()}
+        for measure, figures in results[group].items():
+            print(f"{group:10}{measure:18}" + "  ".join(f"{name} {value:7.3f}" for name, value in figures.items()))
     return results
 
 
@@ -105,6 +112,11 @@ def psnr(frames: Tensor, truth: Tensor, inside: Tensor) -> float:
     """dB over the pixels that are ``inside`` [t 1 s s]; NaN where there are none."""
     error = (frames - truth).square()[inside.expand_as(truth)]
     return float(-10 * torch.log10(error.mean().clamp_min(1e-9))) if len(error) else float("nan")
+
+
+def mean_inside(values: Tensor, inside: Tensor) -> float:
+    """Mean of values [t 1 s s] over the places that are ``inside`` [t 1 s s]; NaN where there are none."""
+    return float(values[inside].mean())
 
 
 def _gain(pairs: list[tuple[float, float]]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedded import _gain, followed, psnr
+from embedded import _gain, followed, mean_inside, psnr
 from embedded_cases import far_turned_cases, framed_photo, reversed_cases
 from flashportrait.evaluation.extractors import FaceRows
 from flashportrait.face.blendshapes import MEDIAPIPE_NAMES
@@ -30,6 +30,12 @@ def test_psnr_is_of_the_pixels_inside() -> None:
     inside[..., :4] = True
     assert psnr(frames, truth, inside) == pytest.approx(20)
     assert np.isnan(psnr(frames, truth, inside & False))
+
+
+def test_a_mean_is_of_the_pixels_inside() -> None:
+    values = torch.arange(32.0).reshape(2, 1, 4, 4)
+    assert mean_inside(values, values > 29) == 30.5
+    assert np.isnan(mean_inside(values, values > 99))
 
 
 def test_a_gain_is_the_mean_over_clips_that_have_the_place() -> None:

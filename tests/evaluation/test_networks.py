@@ -69,6 +69,19 @@ def test_lpips_of_equal_pictures_is_zero_and_grows_with_blur(alex: Path):
         distance(picture[..., :20], picture[..., :20])
 
 
+def test_lpips_says_where_pictures_differ(alex: Path):
+    distance = PerceptualDistance(alex)
+    picture = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    changed = picture.clone()
+    changed[..., :48, :48] = 0
+    places = distance.by_place(changed, picture)
+    assert places.shape == (1, 1, 128, 128)
+    assert places[..., :48, :48].mean() > 20 * places[..., 96:, 96:].mean()
+    # Layers are enlarged, which keeps their means but for the edges.
+    assert float(places.mean()) == pytest.approx(float(distance(changed, picture)), rel=0.15)
+    assert not distance.by_place(picture, picture).any()
+
+
 class Malicious:
     def __reduce__(self):
         return (print, ("run",))

@@ -48,12 +48,26 @@ class PerceptualDistance:
         Raises:
             UserError: pictures too small for the network.
         """
+        return torch.stack([layer.mean((1, 2)) for layer in self._layers(pictures, reference)]).sum(0)
+
+    @torch.inference_mode()
+    def by_place(self, pictures: Tensor, reference: Tensor) -> Tensor:
+        """Where they differ, ``[n 1 h w]``: each layer's distances enlarged to the pictures, as LPIPS's ``spatial``.
+
+        Raises:
+            UserError: pictures too small for the network.
+        """
+        size = pictures.shape[-2:]
+        layers = self._layers(pictures, reference)
+        return torch.stack([F.interpolate(layer[:, None], size, mode="bilinear") for layer in layers]).sum(0)
+
+    def _layers(self, pictures: Tensor, reference: Tensor) -> list[Tensor]:
+        """Distances by place, ``[n h w]`` at each layer's size."""
         if min(pictures.shape[-2:]) < LEAST_SIDE:
             height, width = pictures.shape[-2:]
             raise UserError(f"pictures of {width}x{height} found; LPIPS needs {LEAST_SIDE}x{LEAST_SIDE}")
         pairs = zip(self._features(pictures), self._features(reference), self._linear, strict=True)
-        layers = [(weight * (a - b).square()).sum(1).mean((1, 2)) for a, b, weight in pairs]
-        return torch.stack(layers).sum(0)
+        return [(weight * (a - b).square()).sum(1) for a, b, weight in pairs]
 
     def _features(self, pictures: Tensor) -> Iterable[Tensor]:
         """Features of unit length at each place, of each layer ``[n c h w]``."""
