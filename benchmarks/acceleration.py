@@ -1,6 +1,6 @@
 """Speed against fidelity: fewer steps, caches, and Adaptive Latent Prediction in every form, side by side.
 
-    python benchmarks/acceleration.py [--quick] [--model M] [--json FILE] [--plot PNG] [--only REGEX]
+    python benchmarks/acceleration.py [--quick] [--model M] [--reference R] [--json FILE] [--plot PNG] [--only REGEX]
 
 Every method runs on the same noise, portraits and motion as the unaccelerated reference (30 Euler steps). For each:
 transformer calls (blocks run over blocks in the network, so that a cache that still runs one block pays for it),
@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from flashportrait.drawing import DRAWN_STRENGTH
 from flashportrait.errors import UserError
 from flashportrait.evaluation import metrics
 from flashportrait.evaluation.fitting import KeptVelocity, drawn_clips
@@ -237,6 +238,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--clips", type=int, help="only so many of the 16 clips, the last two of which are long")
     parser.add_argument("--model", default="nano", help="nano, or the folder of a model")
+    parser.add_argument(
+        "--reference",
+        choices=DRAWN_STRENGTH,
+        help="how the portrait is drawn for the network; default: the model's own",
+    )
     parser.add_argument("--json", type=Path, help="where the rows go")
     parser.add_argument("--plot", type=Path, help="where a picture of the frontier goes")
     parser.add_argument("--only", metavar="REGEX", default="", help="methods whose names match")
@@ -247,6 +253,10 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(1)  # more threads wait for each other, ten times as long, where others use the cores
     methods.register_blocks()
     pipeline = load_pipeline(args.model)
+    if args.reference is not None:
+        if pipeline.config.reference not in DRAWN_STRENGTH:
+            raise UserError(f"'{args.model}' doesn't draw the portrait on a mesh: leave --reference out")
+        pipeline.register_to_config(reference=args.reference)
     runner, window = Runner(pipeline), pipeline.settings("exact").window
     wanted = (QUICK if args.quick else FULL)[: args.clips]
     clips = [
@@ -256,6 +266,7 @@ def main(argv: list[str] | None = None) -> None:
     chosen = choose_methods(runner, args)
     rows = measure(runner, chosen, clips)
     source = provenance(model_folder(args.model), pipeline.transformer.dtype)
+    source["reference"] = pipeline.config.reference
     print(", ".join(f"{name} {value}" for name, value in source.items()), f"\n{len(clips)} clips\n")
     print_table(rows)
     print_blocks(rows, rows[0]["block_runs"])
