@@ -130,8 +130,8 @@ def joined() -> Iterator[Ranks | None]:
     if ranks.leads:
         with suppress(Gone):
             ranks.tell({"kind": "end"})
-    for each in list(ranks.grouped):
-        each.remove()
+    while ranks.grouped:
+        ranks.grouped.pop().remove()
     dist.destroy_process_group()
     # A group that something still refers to lives on with its threads, one of which may let go of a tensor while
     # Python ends: that aborts the process.

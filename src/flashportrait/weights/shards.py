@@ -45,6 +45,9 @@ def shard(transformer: Any, device: torch.device, lora: Lora | None = None) -> N
             f"torch {torch.__version__} can't share weights out among processes: install 2.7 or later, or give --offload"
         )
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    # torch never forgets a mesh that a tensor was cut by. This is all by which it would keep the group from ending
+    # (distributed.ranks.joined); eager code finds the group by its name.
+    getattr(mesh, "_pg_registry", {}).clear()
     samples: dict[str, bytes] = {}
     for index, block in enumerate(transformer.blocks):
         prefix = f"{BLOCKS}{index}."
