@@ -40,6 +40,7 @@ from flashportrait.sampling.noise import FrameNoise, GivenNoise
 from flashportrait.sampling.prediction import PredictionState
 from flashportrait.sampling.windows import Window, WindowPlan
 from flashportrait.settings import SamplingSettings
+from flashportrait.weights.shards import sample, samples_before_sharding
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -347,11 +348,13 @@ def model_digest(modules: Mapping[str, torch.nn.Module]) -> str:
     """SHA-256 of models' structure and of a sample of each weight: quick even where the weights are large."""
     digest = hashlib.sha256()
     for name, module in modules.items():
+        sharded = samples_before_sharding(module)
         for key, weight in module.state_dict().items():
             digest.update(f"{name}.{key} {tuple(weight.shape)} {weight.dtype}".encode())
-            if not weight.is_meta:  # offloaded to where it can't be read
-                flat = weight.detach().flatten()
-                digest.update(flat[:: max(1, flat.numel() // 16)][:16].float().cpu().numpy().tobytes())
+            if key in sharded:
+                digest.update(sharded[key])
+            elif not weight.is_meta:  # offloaded to where it can't be read
+                digest.update(sample(weight))
     return digest.hexdigest()
 
 

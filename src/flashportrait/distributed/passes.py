@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flashportrait.distributed.ranks import Ranks
-from flashportrait.distributed.sequence import SplitTokens, choose_split
+from flashportrait.distributed.sequence import SplitTokens, choose_split, is_sharded
 from flashportrait.errors import UserError
 
 Pass = Mapping[str, Any]
@@ -63,7 +63,9 @@ class SharedPasses:
 
     def arrange(self, passes_at_once: int) -> None:
         """Settle how processes share the work, from the number of passes that will be asked for at once."""
-        split = choose_split(self._ranks.size, passes_at_once, self._worker.transformer.config.num_attention_heads)
+        size, transformer = self._ranks.size, self._worker.transformer
+        heads = transformer.config.num_attention_heads
+        split = size if is_sharded(transformer) else choose_split(size, passes_at_once, heads)
         self._ranks.tell({"kind": "arrange", "split": split})
         self._worker.arrange(split)
 
@@ -71,7 +73,8 @@ class SharedPasses:
         """One line for the report."""
         worker = self._worker
         together = f", {worker.split} together on each pass" if worker.split > 1 else ""
-        return f"{self._ranks.size} processes{together}"
+        sharded = ", weights shared out" if is_sharded(worker.transformer) else ""
+        return f"{self._ranks.size} processes{together}{sharded}"
 
     def __call__(self, passes: Sequence[Pass]) -> list[Tensor]:
         """The network's output for each, in order, on the leader's device."""

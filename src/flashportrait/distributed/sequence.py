@@ -93,6 +93,13 @@ def check_kernel(transformer: Any) -> None:
         )
 
 
+def is_sharded(transformer: nn.Module) -> bool:
+    """Whether weights are shared out among all processes (``weights.shards``), which then run each pass together."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(transformer, FSDPModule)
+
+
 def join(part: Tensor, group: Any) -> Tensor:
     """All processes' tokens ``[b n d]`` from each one's part, of whatever length."""
     size = dist.get_world_size(group)

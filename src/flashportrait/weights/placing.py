@@ -1,4 +1,4 @@
-"""Doing what a plan says to a finished pipeline, from outside: fp8, diffusers' casting and offloading, compilation."""
+"""Doing what a plan says to a finished pipeline, from outside: fp8, casting, offloading, sharing out, compilation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 from flashportrait.weights.float8 import multiply_in_float8
 from flashportrait.weights.kernels import compile_blocks
 from flashportrait.weights.plan import FP8_FIRST, FP8_LAST, Placement, Plan
+from flashportrait.weights.shards import shard
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -29,10 +30,13 @@ def apply_plan(pipeline: DiffusionPipeline, plan: Plan, device: torch.device | s
         lora: merged where it costs the least memory: on the device, or block by block before a block is cast.
 
     Raises:
-        UserError: blocks are to be compiled, and there is no compiler.
+        UserError: blocks are to be compiled, and there is no compiler; or to be shared out, which this torch can't.
     """
     device = torch.device(device)
-    _place_transformer(pipeline.transformer, plan, device, lora)
+    if plan.placement == "shard":
+        shard(pipeline.transformer, device, lora)
+    else:
+        _place_transformer(pipeline.transformer, plan, device, lora)
     _place_encoder(pipeline.image_encoder, plan.placement, device)
     _place_encoder(pipeline.text_encoder, plan.text_encoder, device)
     for part in (pipeline.portrait_encoder, pipeline.vae):

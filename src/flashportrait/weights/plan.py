@@ -19,10 +19,11 @@ from flashportrait.weights.float8 import multiplies_float8
 from flashportrait.weights.kernels import can_compile
 
 Storage = Literal["bf16", "fp8"]
-Placement = Literal["resident", "offload"]
+Placement = Literal["resident", "shard", "offload"]
 
 BF16_BYTES = 2
 WIDTH, FFN_WIDTH, LAYERS, EXPRESSION_WIDTH = 5120, 13824, 40, 2048
+HEAD_WIDTH = 128
 TOKEN_PIXELS = 16
 """Side of the picture area behind one token."""
 PARAMETERS = 17_233_739_584
@@ -45,6 +46,9 @@ USABLE_VRAM = 0.95
 FP8_FIRST, FP8_LAST = 2, 3
 """Blocks at the start and at the end that stay in bfloat16 where the others are kept in fp8: what is lost there is seen
 most."""
+GATHERED_BLOCKS = 3
+"""Whole blocks that a process has at the worst moment where weights are shared out: one that computes, and the buffers
+of it and of the next."""
 LOADING_SPARE_BYTES = 2_000_000_000
 """Of host memory while loading, beside the largest shard of the text encoder."""
 WORTHWHILE = 1.1
@@ -96,6 +100,11 @@ class Sizes:
         return self.parameters - self.layers * self.block_parameters
 
     @property
+    def heads(self) -> int:
+        """Of self-attention."""
+        return self.width // HEAD_WIDTH
+
+    @property
     def loading_bytes(self) -> int:
         """Of host memory while loading."""
         return min(TEXT_ENCODER_SHARD_BYTES, self.text_encoder_bytes) + LOADING_SPARE_BYTES
@@ -116,13 +125,16 @@ class Machine:
     flops: float
     """Floating-point operations a second in bfloat16 that a pass sustains outside attention."""
     bandwidth: float = 12e9
-    """Bytes a second from host to accelerator."""
+    """Bytes a second from host to accelerator, and into an accelerator from others: what PCIe gives. NVLink, which
+    gives ten times as much between accelerators, isn't counted on."""
     unified: bool = False
     """Whether the two memories are one, so that streaming from one to the other gains nothing."""
     float8: bool = False
     """Whether it multiplies fp8 in hardware."""
     compiler: bool = False
     """Whether there is what compiling blocks for it takes."""
+    processes: int = 1
+    """That share the passes, each with such memories of its own."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,8 @@ class Plan:
     storage: Storage
     """Type in which the transformer's blocks are kept."""
     placement: Placement
-    """``resident``: on the accelerator. ``offload``: in host memory, two blocks at a time on the accelerator."""
+    """``resident``: on the accelerator. ``shard``: a part of each block on each process's. ``offload``: in host memory,
+    two blocks at a time on the accelerator."""
     text_encoder: Placement
     """``resident``, or ``offload``: passed through the accelerator layer by layer and gone from it after the prompt."""
     window: int
@@ -158,9 +171,9 @@ class Plan:
     overlap: int
     """Latent frames that neighbouring windows share."""
     peak_vram: int
-    """Predicted bytes on the accelerator."""
+    """Predicted bytes on the accelerator; on each, where there are several processes."""
     peak_ram: int
-    """Predicted bytes of host memory."""
+    """Predicted bytes of host memory, of each process."""
     seconds: float
     """Predicted time of sampling and decoding."""
     float8: bool = False
@@ -169,17 +182,23 @@ class Plan:
     """Whether blocks are compiled first."""
     batched: bool = False
     """Whether guidance branches are one batch: where streaming blocks takes longer than computing them."""
+    processes: int = 1
+    """That share the passes."""
 
     def summary(self) -> str:
         """One line for the user, before anything starts."""
-        where = {"resident": "on the device", "offload": "streamed from host memory"}
+        where = {
+            "resident": "on the device",
+            "shard": f"shared out among {self.processes} processes, not compiled",
+            "offload": "streamed from host memory",
+        }
         how = {"fp8": "in fp8 (multiplied so)" if self.float8 else "in fp8 (widened to compute)", "bf16": "in bf16"}
         compiled = ", compiled" if self.compiled else ""
         return (
             f"transformer {how[self.storage]} {where[self.placement]}{compiled}, text encoder "
             f"{where[self.text_encoder]}, windows of {self.window} latent frames, {self.overlap} shared: about "
-            f"{self.peak_vram / 1e9:.1f} GB of device memory, {self.peak_ram / 1e9:.1f} GB of host memory, "
-            f"{format_seconds(self.seconds)}"
+            f"{self.peak_vram / 1e9:.1f} GB of device memory, {self.peak_ram / 1e9:.1f} GB of host memory"
+            f"{' a process' if self.processes > 1 else ''}, {format_seconds(self.seconds)}"
         )
 
 
