@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from flashportrait.job.job import Job
 
 if TYPE_CHECKING:
     from flashportrait.weights.loading import Released
-    from flashportrait.weights.plan import Machine, Plan, Work
+    from flashportrait.weights.plan import Machine, Placement, Plan, Work
 
-OFFLOAD: dict[bool | None, Literal["offload", "resident"] | None] = {None: None, True: "offload", False: "resident"}
+OFFLOAD: dict[bool | None, tuple[Placement, ...] | None] = {None: None, True: ("offload",), False: ("resident", "shard")}
+"""Placements of the transformer to choose from, by what was said about offloading."""
 
 
 def plan_memory(job: Job, model: Released, machine: Machine, portrait_size: tuple[int, int], frames: int) -> Plan:

@@ -62,8 +62,7 @@ class ModelCache:
             if str(chosen) not in self._machines:
                 self.close()  # what is held would count as taken for ever
                 machine = detect_machine(chosen)
-                sharing = 1 if self._ranks is None else self._ranks.local_size
-                self._machines[str(chosen)] = replace(machine, free_ram=machine.free_ram // sharing)
+                self._machines[str(chosen)] = machine if self._ranks is None else _share_of(machine, self._ranks)
             return self._machines[str(chosen)]
 
     @contextmanager
@@ -180,6 +179,13 @@ def _load(
     if job.compile and plan is None:  # or else it is the plan's to say
         compile_blocks(pipeline.transformer)
     return pipeline
+
+
+def _share_of(machine: Machine, ranks: Ranks) -> Machine:
+    """What each of several processes has; those of one machine share its host memory."""
+    ram = machine.free_ram // ranks.local_size
+    vram = ram if machine.unified else machine.free_vram
+    return replace(machine, free_vram=vram, free_ram=ram, processes=ranks.size)
 
 
 def own_device(name: str | None, ranks: Ranks | None) -> str | None:

@@ -37,7 +37,7 @@ def apply_plan(pipeline: DiffusionPipeline, plan: Plan, device: torch.device | s
         shard(pipeline.transformer, device, lora)
     else:
         _place_transformer(pipeline.transformer, plan, device, lora)
-    _place_encoder(pipeline.image_encoder, plan.placement, device)
+    _place_encoder(pipeline.image_encoder, "resident" if plan.placement == "resident" else plan.text_encoder, device)
     _place_encoder(pipeline.text_encoder, plan.text_encoder, device)
     for part in (pipeline.portrait_encoder, pipeline.vae):
         if part is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -214,7 +214,7 @@ def make_plan(
     work: Work,
     *,
     storage: Storage | None = None,
-    placement: Placement | None = None,
+    placement: Placement | Sequence[Placement] | None = None,
     text_encoder: Placement | None = None,
     window: int | None = None,
     overlap: int | None = None,
@@ -227,24 +227,24 @@ def make_plan(
     Args:
         machine: with its free memory.
         work: what is to be made.
-        storage, placement, text_encoder, window: choose these rather than have them chosen. A window of more latent
-            frames than the clip has costs what the clip costs.
+        storage, placement, text_encoder, window: choose these rather than have them chosen; of placements there may be
+            several to choose from. A window of more latent frames than the clip has costs what the clip costs.
         overlap: of windows; the released setting's share of the window unless given.
         compile: whether blocks are compiled; where there is a compiler and the run is long enough, unless given.
 
     Raises:
         UserError: nothing (or nothing of what was chosen) fits, with what would be needed.
     """
-    chosen = (storage, placement, text_encoder)
+    placements = (placement,) if isinstance(placement, str) else placement
     kinds = [
         kind
-        for kind in _kinds(machine.unified)
-        if all(wanted in (None, own) for wanted, own in zip(chosen, kind, strict=True))
+        for kind in _kinds(machine, work.sizes, compiled=bool(compile))
+        if storage in (None, kind[0])
+        and (placements is None or kind[1] in placements)
+        and text_encoder in (None, kind[2])
     ]
     if not kinds:
-        raise UserError(
-            "CPU and GPU share one memory on this machine, so nothing can be offloaded; leave the offloading out"
-        )
+        raise _impossible(machine, work.sizes, placements)
     tried: list[Plan] = []
     lengths = [length for length in (WINDOWS if window is None else (window,)) if overlap is None or length > overlap]
     if not lengths:
@@ -270,13 +270,30 @@ def make_plan(
     )
 
 
-def _kinds(unified: bool) -> Iterator[tuple[Storage, Placement, Placement]]:
+def _kinds(machine: Machine, sizes: Sizes, *, compiled: bool) -> Iterator[tuple[Storage, Placement, Placement]]:
     """Storage, placement and the text encoder's placement, the most faithful and simplest first."""
+    text_encoders: tuple[Placement, ...] = ("resident",) if machine.unified else ("resident", "offload")
+    sharing = machine.processes > 1 and sizes.heads % machine.processes == 0 and not compiled
     for storage in ("bf16", "fp8"):
-        yield storage, "resident", "resident"
-        if not unified:
-            yield storage, "resident", "offload"
+        for text_encoder in text_encoders:
+            yield storage, "resident", text_encoder
+        if sharing and storage == "bf16":
+            for text_encoder in text_encoders:
+                yield storage, "shard", text_encoder
+        if not machine.unified:
             yield storage, "offload", "offload"
+
+
+def _impossible(machine: Machine, sizes: Sizes, placements: Sequence[Placement] | None) -> UserError:
+    """What to say of a choice that no machine like this has."""
+    if placements is not None and "shard" in placements:
+        return UserError(
+            f"weights in bf16 can be shared out, uncompiled, among processes whose number divides the {sizes.heads} "
+            f"heads of attention, and there are {machine.processes}: choose another number, or another placement"
+        )
+    return UserError(
+        "CPU and GPU share one memory on this machine, so nothing can be offloaded; leave the offloading out"
+    )
 
 
 def fits(plan: Plan, machine: Machine) -> bool:
@@ -300,15 +317,13 @@ def _predict(
     overlap = min(round(window * OVERLAP_SHARE), window - 1) if overlap is None else overlap
     windows = 1 + max(0, math.ceil((work.latent_frames - window) / (window - overlap)))
     tokens = window_tokens(work, min(window, work.latent_frames))
-    weights = sizes.blocks_bytes(storage)
-    resident = sizes.other_parameters * BF16_BYTES + sizes.vae_bytes + sizes.portrait_encoder_bytes
-    resident += weights if placement == "resident" else 2 * BF16_BYTES * sizes.block_parameters
-    if storage == "fp8":
-        resident += sizes.width * sizes.ffn_width * BF16_BYTES  # a layer is widened while it is used
-    resident += sizes.image_encoder_bytes if placement == "resident" else 0
-    resident += sizes.text_encoder_bytes if text_encoder == "resident" else 0
+    weights, processes = sizes.blocks_bytes(storage), machine.processes
+    resident = _kept_bytes(sizes, storage, placement, text_encoder, processes)
     working = max(
-        activation_bytes(tokens, sizes),
+        # Where all run each pass together, each has a part of its tokens, and all of them before and after the blocks.
+        activation_bytes(math.ceil(tokens / processes), sizes) + tokens * sizes.width * BF16_BYTES
+        if placement == "shard"
+        else activation_bytes(tokens, sizes),
         VAE_BYTES_PER_PIXEL * work.height * work.width,
         sizes.text_encoder_layer_bytes if text_encoder == "offload" else 0,
     )
@@ -316,16 +331,19 @@ def _predict(
     if work.lora and (storage, placement) == ("bf16", "offload"):
         waiting *= 2  # merged weights are no longer the file's, and are copied once more to be streamed
     steps, float8 = work.steps * windows, storage == "fp8" and machine.float8
-    compute = work.branches * pass_cost(tokens, sizes, float8=float8) / machine.flops
+    compute = work.branches * pass_cost(tokens, sizes, float8=float8) / machine.flops / processes
     if compile is None:
         gained = steps * compute * (1 - 1 / COMPILED_GAIN)
         compile = machine.compiler and placement == "resident" and gained > COMPILING_SECONDS
     if compile:
         compute /= COMPILED_GAIN
-    transfer = weights / machine.bandwidth if placement == "offload" else 0.0
+    transfer = _moved_bytes(weights, placement, processes) / machine.bandwidth
     together = resident + max(working, activation_bytes(work.branches * tokens, sizes)) + RESERVE_BYTES
-    batched = work.branches > 1 and transfer > compute / work.branches and together <= USABLE_VRAM * machine.free_vram
-    step_seconds = max(compute, transfer * (1 if batched else work.branches))
+    batched = processes == 1 < work.branches and transfer > compute / work.branches
+    batched = batched and together <= USABLE_VRAM * machine.free_vram
+    # Each process moves weights for its own passes; branches are computed at once where there are processes for them.
+    at_once = work.branches if batched else 1 if placement == "shard" else min(processes, work.branches)
+    step_seconds = max(compute, transfer * work.branches / at_once)
     frames = 4 * (work.latent_frames - 1) + 1
     decoding = VAE_FLOPS_PER_PIXEL * work.height * work.width * frames / machine.flops
     return Plan(
@@ -340,7 +358,30 @@ def _predict(
         float8=float8,
         compiled=compile,
         batched=batched,
+        processes=processes,
     )
+
+
+def _kept_bytes(
+    sizes: Sizes, storage: Storage, placement: Placement, text_encoder: Placement, processes: int
+) -> int:
+    """Of weights on the accelerator while it computes."""
+    weights, block = sizes.blocks_bytes(storage), BF16_BYTES * sizes.block_parameters
+    blocks = {
+        "resident": weights,
+        "shard": math.ceil(weights / processes) + GATHERED_BLOCKS * block,
+        "offload": 2 * block,
+    }
+    kept = blocks[placement] + sizes.other_parameters * BF16_BYTES + sizes.vae_bytes + sizes.portrait_encoder_bytes
+    if storage == "fp8":
+        kept += sizes.width * sizes.ffn_width * BF16_BYTES  # a layer is widened while it is used
+    kept += sizes.image_encoder_bytes if "resident" in (placement, text_encoder) else 0
+    return kept + (sizes.text_encoder_bytes if text_encoder == "resident" else 0)
+
+
+def _moved_bytes(weights: int, placement: Placement, processes: int) -> float:
+    """Of weights that come to an accelerator for each pass that it takes part in."""
+    return weights * {"resident": 0.0, "shard": 1 - 1 / processes, "offload": 1.0}[placement]
 
 
 def window_tokens(work: Work, latent_frames: int) -> int:
