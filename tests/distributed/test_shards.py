@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,19 @@ def test_passes_are_those_of_one_process(tmp_path: Path, processes: int, dtype: 
     shares = [each["kept"] / kept(alone) for each in identities]
     assert sum(shares) == pytest.approx(1, abs=0.1), "norms and tables, which stay float32, are small"
     assert max(shares) < 1.1 / processes
+
+
+def test_a_process_that_dies_in_a_pass_is_noticed_at_once(tmp_path: Path):
+    asked = passes(2, (1, 4, 6))
+    torch.save(asked, tmp_path / "asked.pt")
+    dying = """
+    if torch.distributed.get_rank() == 1:
+        transformer.blocks[1].register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    return transformer, """
+    script = WORKER.format(here=str(Path(__file__).parent), dtype=torch.float32)
+    script = "import os, signal\n" + script.replace("    return transformer, ", dying.lstrip("\n"), 1)
+    leader, other = start(script, 2, str(tmp_path))
+    error = leader.communicate(timeout=60)[1]
+    assert other.wait() == -signal.SIGKILL
+    assert leader.returncode not in (0, -signal.SIGABRT)
+    assert "another process of this job is gone" in error, error

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flashportrait.distributed.ranks import Ranks
+from flashportrait.distributed.ranks import Ranks, noticing_in_pass
 from flashportrait.distributed.sequence import SplitTokens, choose_split, is_sharded
 from flashportrait.errors import UserError
 
@@ -44,8 +44,13 @@ class _Worker:
 
     @torch.no_grad()
     def compute(self, arguments: Pass) -> Tensor:
-        """One pass, together with this group's others."""
-        return self.transformer(**arguments)
+        """One pass, together with this group's others.
+
+        Raises:
+            Gone: one of them ended.
+        """
+        with noticing_in_pass():
+            return self.transformer(**arguments)
 
 
 class SharedPasses:

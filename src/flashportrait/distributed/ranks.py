@@ -22,6 +22,11 @@ PATIENCE = timedelta(days=7)
 """How long a process waits for the leader, which decodes and writes between passes. One that dies is noticed at once,
 since its connections close."""
 
+GONE = (
+    "another process of this job is gone: what it said last says why; the job can go on with `flashportrait resume`, "
+    "with any number of processes"
+)
+
 
 class Gone(UserError):
     """Another process ended, or can't be reached any more."""
@@ -146,7 +151,15 @@ def _noticing() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise Gone(
-            "another process of this job is gone: what it said last says why; the job can go on with `flashportrait "
-            "resume`, with any number of processes"
-        ) from error
+        raise Gone(GONE) from error
+
+
+@contextmanager
+def noticing_in_pass() -> Iterator[None]:
+    """The same around a pass of the network, whose own errors stay what they are."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
+            raise Gone(GONE) from error
+        raise
