@@ -18,7 +18,8 @@ from flashportrait.sampling.noise import FrameNoise
 from flashportrait.sampling.predictor import AdaptiveLatentPrediction
 from flashportrait.sampling.solver import steps_of
 from flashportrait.sampling.windows import WindowPlan
-from flashportrait.workdir import WorkDirectory, model_digest
+from flashportrait.workdir import WorkDirectory, describe_model, model_digest
+from toys import toy_pipeline
 
 PLAN = WindowPlan(26, 8, 3)
 NOISE = FrameNoise(seed=0, channels=2, height=2, width=3)
@@ -262,3 +263,15 @@ def test_a_run_that_is_killed_while_it_removes_its_folder_leaves_a_runs_folder(t
     monkeypatch.undo()
     assert WorkDirectory.is_one(work.path)
     assert [file.name for file in make(work.path).path.iterdir()] == ["manifest.json"]
+
+
+def test_a_scheduler_is_described_alike_in_every_process():
+    """diffusers lists what it took by default in the order of a set, which each process orders anew."""
+    pipeline = toy_pipeline()
+    before = describe_model(pipeline)
+    taken = pipeline.scheduler.config["_use_default_values"]
+    pipeline.scheduler.register_to_config(_use_default_values=taken[::-1])
+    assert len(taken) > 1
+    assert describe_model(pipeline) == before
+    pipeline.scheduler.register_to_config(shift=7.0)
+    assert describe_model(pipeline)["scheduler"] != before["scheduler"]

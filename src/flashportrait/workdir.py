@@ -301,9 +301,11 @@ def _write_whole(file: Path, content: bytes) -> None:
 def describe_model(pipeline: DiffusionPipeline) -> dict[str, str]:
     """What of a pipeline decides the result, for ``WorkDirectory.bind``."""
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    # diffusers' own notes among them are in an order that is another in each process.
+    scheduling = {name: value for name, value in pipeline.scheduler.config.items() if not name.startswith("_")}
     return {
         "model": model_digest(modules),
-        "scheduler": f"{type(pipeline.scheduler).__name__} {dict(pipeline.scheduler.config)}",
+        "scheduler": f"{type(pipeline.scheduler).__name__} {scheduling}",
         "device": f"{pipeline._execution_device.type} {pipeline.transformer.dtype}",
     }
 
