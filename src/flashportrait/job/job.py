@@ -332,7 +332,8 @@ class Job:
     """Type in which the 14B's blocks are kept, and multiplied where the card can; what fits unless given."""
     offload: bool | None = setting(
         switch,
-        "keep the transformer's blocks in host memory and stream them, or keep them on the device",
+        "keep the transformer's blocks in host memory and stream them, or keep them on the device (of several, which "
+        "may share them out)",
         default=None,
         group=MEMORY,
     )

@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from flashportrait.weights.loading import Released
     from flashportrait.weights.plan import Machine, Placement, Plan, Work
 
-OFFLOAD: dict[bool | None, tuple[Placement, ...] | None] = {None: None, True: ("offload",), False: ("resident", "shard")}
+OFFLOAD: dict[bool | None, tuple[Placement, ...] | None] = {
+    None: None,
+    True: ("offload",),
+    False: ("resident", "shard"),
+}
 """Placements of the transformer to choose from, by what was said about offloading."""
 
 

@@ -362,9 +362,7 @@ def _predict(
     )
 
 
-def _kept_bytes(
-    sizes: Sizes, storage: Storage, placement: Placement, text_encoder: Placement, processes: int
-) -> int:
+def _kept_bytes(sizes: Sizes, storage: Storage, placement: Placement, text_encoder: Placement, processes: int) -> int:
     """Of weights on the accelerator while it computes."""
     weights, block = sizes.blocks_bytes(storage), BF16_BYTES * sizes.block_parameters
     blocks = {

@@ -42,7 +42,8 @@ def shard(transformer: Any, device: torch.device, lora: Lora | None = None) -> N
 
     if "ignored_params" not in inspect.signature(fully_shard).parameters:
         raise UserError(
-            f"torch {torch.__version__} can't share weights out among processes: install 2.7 or later, or give --offload"
+            f"torch {torch.__version__} can't share weights out among processes: install 2.7 or later, or give "
+            "--offload"
         )
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     # torch never forgets a mesh that a tensor was cut by. This is all by which it would keep the group from ending
