@@ -36,6 +36,8 @@ TEXT_ENCODER_SHARD_BYTES = 5_000_000_000
 
 ACTIVATION_TENSORS = 12.3
 """Hidden tensors of bfloat16 alive at once at the worst moment of a block, when queries and keys are rotated."""
+EXCHANGED_TENSORS = 2
+"""Those more where a pass is split among processes, of the tokens of one: what is on its way between them."""
 VAE_BYTES_PER_PIXEL = 10_200
 """Of the decoder's features for one latent frame, by pixel of the picture."""
 VAE_FLOPS_PER_PIXEL = 8.7e6
@@ -320,10 +322,7 @@ def _predict(
     weights, processes = sizes.blocks_bytes(storage), machine.processes
     resident = _kept_bytes(sizes, storage, placement, text_encoder, processes)
     working = max(
-        # Where all run each pass together, each has a part of its tokens, and all of them before and after the blocks.
-        activation_bytes(math.ceil(tokens / processes), sizes) + tokens * sizes.width * BF16_BYTES
-        if placement == "shard"
-        else activation_bytes(tokens, sizes),
+        split_activation_bytes(tokens, processes, sizes) if placement == "shard" else activation_bytes(tokens, sizes),
         VAE_BYTES_PER_PIXEL * work.height * work.width,
         sizes.text_encoder_layer_bytes if text_encoder == "offload" else 0,
     )
@@ -390,6 +389,12 @@ def window_tokens(work: Work, latent_frames: int) -> int:
 def activation_bytes(tokens: int, sizes: Sizes = RELEASED) -> int:
     """Alive at the worst moment of a block."""
     return round(ACTIVATION_TENSORS * tokens * sizes.width * BF16_BYTES)
+
+
+def split_activation_bytes(tokens: int, processes: int, sizes: Sizes = RELEASED) -> int:
+    """The same in each of several processes that split a pass: of its own tokens, and all of them as they came."""
+    own = (ACTIVATION_TENSORS + EXCHANGED_TENSORS) * math.ceil(tokens / processes)
+    return round((own + tokens) * sizes.width * BF16_BYTES)
 
 
 def forward_flops(tokens: int, sizes: Sizes = RELEASED) -> float:
