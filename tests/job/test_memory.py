@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from flashportrait.errors import UserError
 from flashportrait.job import Job, ModelCache, check, run
 from flashportrait.job.lengths import offers
 from flashportrait.job.memory import describe_plan, plan_memory
+from flashportrait.job.models import _share_of
 from flashportrait.weights import loading
 from flashportrait.weights import plan as planning
 from flashportrait.weights.hub import WEIGHTS
@@ -146,6 +149,24 @@ def test_a_cache_measures_the_machine_once(monkeypatch: pytest.MonkeyPatch):
         assert models.machine("cpu").free_vram == LARGE[0] * GB
     with pytest.raises(UserError, match="toaster"):
         ModelCache().machine("toaster")
+
+
+@pytest.mark.usefixtures("weights_there")
+@pytest.mark.parametrize(("offload", "placement"), [(None, "shard"), (False, "shard"), (True, "offload")])
+def test_several_processes_share_weights_out(offload: bool | None, placement: str):
+    cards = replace(machine(24, 64), processes=4)
+    job = Job("face.png", "drive.mp4", "out.mp4", model="14b", offload=offload)
+    given = job, released_model("14b"), cards, (832, 480), 501
+    plan = plan_memory(*given)
+    assert (plan.placement, plan.window) == (placement, 51)
+    assert ("shared out among 4 processes" in describe_plan(plan, *given)) == (placement == "shard")
+
+
+def test_processes_of_one_machine_have_a_part_of_its_host_memory():
+    ranks = SimpleNamespace(size=8, local_size=4)
+    card, cpu = (_share_of(replace(machine(24, 64), unified=unified), ranks) for unified in (False, True))
+    assert (card.free_vram, card.free_ram, card.processes) == (24 * GB, 16 * GB, 8)
+    assert (cpu.free_vram, cpu.free_ram, cpu.processes) == (16 * GB, 16 * GB, 8)
 
 
 def test_offers_cost_what_was_measured_on_an_h100():

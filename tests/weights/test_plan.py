@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ from flashportrait.weights.plan import (
     pass_cost,
     window_tokens,
 )
+from flashportrait.weights.shards import shard
 
 GB = 10**9
 SD = Work(height=480, width=832, latent_frames=126)
@@ -121,6 +123,77 @@ def test_branches_are_one_batch_where_streaming_takes_longer_than_computing():
     assert not alone.batched
     assert short.seconds < 1.1 * alone.seconds, "both branches in the time that streaming takes"
     assert not make_plan(card, SD, storage="fp8", placement="offload").batched
+
+
+def among(processes: int, vram: float, ram: float, **changes: Any) -> Machine:
+    return replace(machine(vram, ram), processes=processes, **changes)
+
+
+@pytest.mark.parametrize(
+    ("processes", "vram", "ram", "asked", "expected"),
+    [
+        (1, 24, 64, {}, "offload"),
+        (4, 24, 64, {}, "shard"),
+        (4, 24, 12, {}, "shard"),
+        (4, 80, 64, {}, "resident"),
+        (3, 24, 64, {}, "offload"),  # doesn't divide the 40 heads
+        (4, 24, 64, {"compile": True}, "offload"),
+        (4, 24, 64, {"storage": "fp8"}, "offload"),
+        (4, 24, 64, {"placement": "offload"}, "offload"),
+        (4, 24, 64, {"placement": ("resident", "shard")}, "shard"),
+    ],
+)
+def test_weights_are_shared_out_where_each_alone_would_stream_them(
+    processes: int, vram: float, ram: float, asked: dict[str, Any], expected: str
+):
+    cards = among(processes, vram, ram)
+    plan = make_plan(cards, SD, **asked)
+    assert (plan.placement, plan.window, plan.compiled) == (expected, 51, "compile" in asked)
+    assert fits(plan, cards)
+    assert (f"shared out among {processes} processes, not compiled" in plan.summary()) == (expected == "shard")
+
+
+def test_each_process_keeps_its_part_and_what_is_gathered():
+    four, eight = (make_plan(among(n, 24, 64), SD, placement="shard") for n in (4, 8))
+    blocks = RELEASED.blocks_bytes("bf16")
+    # Decoding is what takes most beside the weights, in both.
+    assert four.peak_vram - eight.peak_vram == blocks / 4 - blocks / 8
+    alone = make_plan(machine(24, 64), SD, placement="offload")
+    assert four.peak_ram == alone.peak_ram - blocks, "nothing waits in host memory"
+    two = make_plan(among(2, 80, 64), HD, placement="shard", text_encoder="offload")
+    tokens = window_tokens(HD, 51)
+    split = planning.split_activation_bytes(tokens, 2)
+    assert planning.activation_bytes(tokens) / 2 < split < planning.activation_bytes(tokens)
+    kept = RELEASED.other_parameters * 2 + RELEASED.vae_bytes + RELEASED.portrait_encoder_bytes + blocks / 2
+    gathered = planning.GATHERED_BLOCKS * blocks / LAYERS
+    assert two.peak_vram == kept + gathered + split + planning.RESERVE_BYTES
+
+
+def test_gathering_takes_time_where_computing_takes_less():
+    """Three quarters of 34 GB for each pass, at what PCIe gives."""
+    slow, fast = (make_plan(among(4, 24, 64, flops=flops), SD, placement="shard") for flops in (1e13, 1e18))
+    assert slow.seconds == pytest.approx(
+        make_plan(machine(24, 64, 1e13), SD, placement="offload").seconds / 4, rel=0.02
+    )
+    passes = SD.steps * SD.branches * len(WindowPlan(126, 51, 30))
+    gathered = passes * 0.75 * RELEASED.blocks_bytes("bf16") / 12e9
+    assert fast.seconds == pytest.approx(gathered, rel=0.02)
+
+
+def test_what_cannot_share_weights_is_told():
+    with pytest.raises(UserError, match=r"divides the 40 heads of attention, and there are 3"):
+        make_plan(among(3, 24, 64), SD, placement="shard")
+    with pytest.raises(UserError, match=r"in bf16 can be shared out"):
+        make_plan(among(4, 24, 64), SD, placement="shard", storage="fp8")
+
+
+def test_a_torch_that_cannot_share_weights_is_told(monkeypatch: pytest.MonkeyPatch):
+    def fully_shard(module: torch.nn.Module, *, mesh: Any = None) -> None:
+        """As of 2.6."""
+
+    monkeypatch.setattr("torch.distributed.fsdp.fully_shard", fully_shard)
+    with pytest.raises(UserError, match=r"install 2\.7 or later, or give --offload"):
+        shard(torch.nn.Module(), torch.device("cpu"))
 
 
 def test_too_small_a_machine_is_told_what_is_needed():
