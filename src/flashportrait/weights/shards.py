@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -66,8 +67,11 @@ def shard(transformer: Any, device: torch.device, lora: Lora | None = None) -> N
         parameter.data = parameter.data.to(device)
     if lora is not None:
         lora.outside(BLOCKS).merge(transformer)
-    # The root has nothing of its own to gather; it lets a block be gathered while the one before computes.
+    # The root has nothing of its own to gather; through it blocks know each other, so that one is gathered while the
+    # one before computes.
     fully_shard(transformer, mesh=mesh, ignored_params=set(transformer.parameters()))
+    for block, following in pairwise(transformer.blocks):
+        block.set_modules_to_forward_prefetch([following])
     setattr(transformer, SAMPLES, samples)
 
 
