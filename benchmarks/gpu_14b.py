@@ -387,7 +387,7 @@ def long_command_fp8(bench: Bench) -> dict[str, Any]:
 
 def _command(toy: bool, options: list[str], frames: int, limit: float | None = None) -> dict[str, Any]:
     from flashportrait.cli import main
-    from flashportrait.weights import plan
+    from flashportrait.weights import machine
     from make_toy_14b import make
 
     folder = Path("/tmp/flashportrait-14b" + ("-toy" if toy else "-full"))
@@ -396,12 +396,12 @@ def _command(toy: bool, options: list[str], frames: int, limit: float | None = N
     if limit is not None:
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(limit / total)
-        real = plan.detect_machine
+        real = machine.detect_machine
 
         def limited(device: Any = None) -> Any:
             return replace(real(device), name="24 GB (simulated)", free_vram=int(limit))
 
-        plan.detect_machine = limited
+        machine.detect_machine = limited
     out = folder / "out.mp4"
     chosen = ["--model", str(folder), "--size", str(64 if toy else WIDTH), "--restart", "--json"]
     chosen += ["--device", "cpu"] if toy else []

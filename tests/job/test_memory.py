@@ -17,10 +17,11 @@ from flashportrait.job.lengths import offers
 from flashportrait.job.memory import describe_plan, plan_memory
 from flashportrait.job.models import _share_of
 from flashportrait.weights import loading
-from flashportrait.weights import plan as planning
+from flashportrait.weights import machine as detection
 from flashportrait.weights.hub import WEIGHTS
 from flashportrait.weights.loading import released_model
-from flashportrait.weights.plan import RELEASED, Machine, Work, make_plan
+from flashportrait.weights.machine import Machine
+from flashportrait.weights.plan import RELEASED, Work, make_plan
 
 GB = 10**9
 SMALL, LARGE = (12, 32), (140, 256)
@@ -63,7 +64,7 @@ def test_what_is_predicted_takes_no_time():
 def test_the_plan_is_told_and_its_windows_are_settled(
     portrait: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(planning, "detect_machine", lambda device: machine(*SMALL))
+    monkeypatch.setattr(detection, "detect_machine", lambda device: machine(*SMALL))
     used: list[tuple[Job, Any]] = []
 
     class Loaded(Exception):
@@ -117,7 +118,7 @@ def test_an_overlap_counts_in_the_plan():
 def test_absent_weights_are_told_before_memory(
     model: str, portrait: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(planning, "detect_machine", lambda device: machine(4, 16))
+    monkeypatch.setattr(detection, "detect_machine", lambda device: machine(4, 16))
     monkeypatch.setenv("FLASHPORTRAIT_CACHE", str(tmp_path / "cache"))
     jobs = [Job(portrait, driver, tmp_path / "out.mp4", model=model) for driver in (template, portrait)]
     for job in jobs:
@@ -133,7 +134,7 @@ def test_absent_weights_are_told_before_memory(
 def test_too_small_a_machine_is_told_before_anything_is_loaded(
     portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(planning, "detect_machine", lambda device: machine(4, 16))
+    monkeypatch.setattr(detection, "detect_machine", lambda device: machine(4, 16))
     clip = make_clip(tmp_path / "clip.mp4", 3)
     assert main(["animate", str(portrait), str(clip), "-o", str(tmp_path / "out.mp4"), "--model", "14b"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
@@ -143,7 +144,7 @@ def test_too_small_a_machine_is_told_before_anything_is_loaded(
 
 def test_a_cache_measures_the_machine_once(monkeypatch: pytest.MonkeyPatch):
     free = iter([machine(*LARGE), machine(*SMALL)])
-    monkeypatch.setattr(planning, "detect_machine", lambda device: next(free))
+    monkeypatch.setattr(detection, "detect_machine", lambda device: next(free))
     with ModelCache() as models:
         assert models.machine("cpu") is models.machine("cpu")
         assert models.machine("cpu").free_vram == LARGE[0] * GB

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from flashportrait.weights.hub import WEIGHTS
-from flashportrait.weights.plan import Machine, Work, make_plan
+from flashportrait.weights.machine import Machine
+from flashportrait.weights.plan import Work, make_plan
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 

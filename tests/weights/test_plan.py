@@ -25,16 +25,15 @@ from flashportrait.models.transformer import FlashPortraitTransformer3DModel
 from flashportrait.sampling.windows import WindowPlan
 from flashportrait.weights import plan as planning
 from flashportrait.weights.lora import load_lora
+from flashportrait.weights.machine import KERNEL_EFFICIENCY, Machine, detect_machine
 from flashportrait.weights.official import load_image_encoder, load_text_encoder
 from flashportrait.weights.placing import apply_plan
 from flashportrait.weights.plan import (
     ACTIVATION_TENSORS,
     LAYERS,
     RELEASED,
-    Machine,
     Plan,
     Work,
-    detect_machine,
     fits,
     format_seconds,
     forward_flops,
@@ -96,7 +95,7 @@ def test_fp8_is_not_chosen_for_its_speed_but_multiplied_where_it_is_chosen():
 
 def test_passes_take_what_they_took_on_an_h100():
     """Measured there: 767 TFLOP/s in a large product; seconds of a pass at 480x832, uncompiled, then compiled."""
-    speed = 767e12 * planning.KERNEL_EFFICIENCY
+    speed = 767e12 * KERNEL_EFFICIENCY
     for latent_frames, seconds in ((13, 1.786), (21, 3.268), (31, 5.725), (51, 12.37)):
         assert pass_cost(window_tokens(SD, latent_frames)) / speed == pytest.approx(seconds, rel=0.05)
     compiled = speed * planning.COMPILED_GAIN

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from flashportrait.evaluation.machine import Stage
     from flashportrait.pipeline import FlashPortraitPipeline
     from flashportrait.settings import SamplingSettings
-    from flashportrait.weights.plan import Machine, Plan, Work
+    from flashportrait.weights.machine import Machine
+    from flashportrait.weights.plan import Plan, Work
 
 SETTINGS = ("model", "window", "overlap", "device", "dtype", "attention", "compile", "threads", "weights", "offload")
 """Those of a job that choose the model and how it is run."""
@@ -150,7 +151,8 @@ def _load(model: str, chosen: dict[str, Any], height: int, width: int, console: 
     from flashportrait.loading import OFFICIAL, default_device, load_pipeline
     from flashportrait.weights.kernels import compile_blocks, set_attention
     from flashportrait.weights.loading import check_files, released_model, sizes_of
-    from flashportrait.weights.plan import Work, detect_machine, make_plan
+    from flashportrait.weights.machine import detect_machine
+    from flashportrait.weights.plan import Work, make_plan
 
     device, released = torch_device(chosen["device"]) or default_device(), released_model(model)
     plan = fitting = None

@@ -101,7 +101,8 @@ def _load(model: str, chosen: dict[str, Any], pairs: list[tuple[str, str]], cons
     from flashportrait.loading import default_device, load_pipeline
     from flashportrait.media.portrait import load_portrait
     from flashportrait.weights.loading import check_files, released_model, sizes_of
-    from flashportrait.weights.plan import Work, detect_machine, make_plan
+    from flashportrait.weights.machine import detect_machine
+    from flashportrait.weights.plan import Work, make_plan
 
     device, plan, released = torch_device(chosen["device"]) or default_device(), None, released_model(model)
     # Rounding must not be fitted to, where the model isn't too large for float32.

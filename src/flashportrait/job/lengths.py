@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from flashportrait.errors import UserError
 from flashportrait.sampling.windows import WindowPlan
+from flashportrait.weights.machine import Machine
 from flashportrait.weights.plan import (
-    Machine,
     Plan,
     Work,
     format_seconds,

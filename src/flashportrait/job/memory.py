@@ -8,7 +8,8 @@ from flashportrait.job.job import Job
 
 if TYPE_CHECKING:
     from flashportrait.weights.loading import Released
-    from flashportrait.weights.plan import Machine, Placement, Plan, Work
+    from flashportrait.weights.machine import Machine
+    from flashportrait.weights.plan import Placement, Plan, Work
 
 OFFLOAD: dict[bool | None, tuple[Placement, ...] | None] = {
     None: None,

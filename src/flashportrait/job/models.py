@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from flashportrait.distributed.ranks import Ranks
     from flashportrait.drawing import MeshPipeline
     from flashportrait.pipeline import FlashPortraitPipeline
-    from flashportrait.weights.plan import Machine, Plan
+    from flashportrait.weights.machine import Machine
+    from flashportrait.weights.plan import Plan
 
 
 class ModelCache:
@@ -55,7 +56,7 @@ class ModelCache:
     def machine(self, device: str | None) -> Machine:
         """What there is to compute with when the cache holds nothing."""
         from flashportrait.loading import default_device
-        from flashportrait.weights.plan import detect_machine
+        from flashportrait.weights.machine import detect_machine
 
         chosen = torch_device(own_device(device, self._ranks)) or default_device()
         with self._lock:
