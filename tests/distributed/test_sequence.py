@@ -128,6 +128,27 @@ def test_shared_and_split_passes_are_those_of_one_process(tmp_path: Path, proces
             torch.testing.assert_close(one, other, **tolerance)
 
 
+@torch.no_grad()
+def test_compiled_blocks_can_be_split(tmp_path: Path):
+    """Compiled before it is known whether passes will be split."""
+    asked = passes(2, (3, 10, 6))
+    torch.save(asked, tmp_path / "asked.pt")
+    made = "transformer = toy_transformer(**network)"
+    compiled = "__import__('flashportrait.weights.kernels').weights.kernels.compile_blocks"
+    script = WORKER.format(network=NETWORK)
+    assert made in script
+    script = script.replace(made, f"{made}; {compiled}(transformer, 'aot_eager', splittable=True)")
+    for process in start(script, 2, str(tmp_path)):
+        error = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, error
+    outputs = torch.load(tmp_path / "outputs.pt")
+    transformer = toy_transformer(**NETWORK)
+    assert any("2 together" in description for _, description in outputs)
+    for made in outputs.values():
+        for one, arguments in zip(made, asked, strict=True):
+            torch.testing.assert_close(one, transformer(**arguments), rtol=1e-4, atol=1e-5)
+
+
 def test_without_common_statistics_the_numbers_would_differ():
     """What the reduction over processes is for: halves of the tokens have other means than the whole."""
     generator = torch.Generator().manual_seed(0)

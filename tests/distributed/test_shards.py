@@ -19,6 +19,7 @@ import sys, torch
 from pathlib import Path
 from flashportrait.distributed.passes import SharedPasses, follow
 from flashportrait.distributed.ranks import joined
+from flashportrait.weights.kernels import compile_blocks
 from flashportrait.weights.shards import shard
 from flashportrait.workdir import model_digest
 sys.path.insert(0, {here!r})
@@ -27,6 +28,8 @@ from test_shards import LORA, kept, network
 def load(message):
     transformer = network({dtype})
     shard(transformer, torch.device("cpu"), LORA)
+    if {compiled}:
+        compile_blocks(transformer, "aot_eager", splittable=True)
     return transformer, "cpu", {{"weights": model_digest({{"transformer": transformer}}), "kept": kept(transformer)}}
 
 def run(ranks, folder):
@@ -82,13 +85,16 @@ def in_type(arguments: dict, dtype: torch.dtype) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("processes", "dtype", "tolerance"), [(2, torch.float32, 1e-5), (2, torch.bfloat16, 0.05), (4, torch.float32, 1e-5)]
+    ("processes", "dtype", "tolerance", "compiled"),
+    [(2, torch.float32, 1e-5, True), (2, torch.bfloat16, 0.05, False), (4, torch.float32, 1e-5, False)],
 )
 @torch.no_grad()
-def test_passes_are_those_of_one_process(tmp_path: Path, processes: int, dtype: torch.dtype, tolerance: float):
+def test_passes_are_those_of_one_process(
+    tmp_path: Path, processes: int, dtype: torch.dtype, tolerance: float, compiled: bool
+):
     asked = [in_type(each, dtype) for each in passes(3, (3, 10, 6))]
     torch.save(asked, tmp_path / "asked.pt")
-    script = WORKER.format(here=str(Path(__file__).parent), dtype=dtype)
+    script = WORKER.format(here=str(Path(__file__).parent), dtype=dtype, compiled=compiled)
     for process in start(script, processes, str(tmp_path)):
         error = process.communicate(timeout=120)[1]
         assert process.returncode == 0, error
@@ -113,7 +119,7 @@ def test_a_process_that_dies_in_a_pass_is_noticed_at_once(tmp_path: Path):
     if torch.distributed.get_rank() == 1:
         transformer.blocks[1].register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     return transformer, """
-    script = WORKER.format(here=str(Path(__file__).parent), dtype=torch.float32)
+    script = WORKER.format(here=str(Path(__file__).parent), dtype=torch.float32, compiled=False)
     script = "import os, signal\n" + script.replace("    return transformer, ", dying.lstrip("\n"), 1)
     leader, other = start(script, 2, str(tmp_path))
     error = leader.communicate(timeout=60)[1]

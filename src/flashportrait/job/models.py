@@ -178,7 +178,7 @@ def _load(
     )
     set_attention(pipeline.transformer, job.attention, pipeline._execution_device, splittable=splittable)
     if job.compile and plan is None:  # or else it is the plan's to say
-        compile_blocks(pipeline.transformer)
+        compile_blocks(pipeline.transformer, splittable=splittable)
     return pipeline
 
 

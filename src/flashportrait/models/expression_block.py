@@ -23,22 +23,23 @@ from torch import Tensor, nn
 NORM_EPS = 1e-5
 
 
-def match_statistics(expression: Tensor, branch: Tensor, group: Any = None) -> Tensor:
+def match_statistics(expression: Tensor, branch: Tensor, parallel: Any = None) -> Tensor:
     """Rescales ``expression [b n d]`` to the mean and unbiased std of ``branch [b n d]`` over tokens and channels.
 
     Computed in float32: a mean over millions of bfloat16 values is worth nothing.
 
     Args:
         expression, branch: of the same shape.
-        group: processes that hold the other tokens, over which the statistics are taken as well.
+        parallel: diffusers' configuration of the processes that hold the other tokens, over which the statistics are
+            taken as well.
     """
-    mean_e, std_e = _mean_std(expression, group)
-    mean_x, std_x = _mean_std(branch, group)
+    mean_e, std_e = _mean_std(expression, parallel)
+    mean_x, std_x = _mean_std(branch, parallel)
     gain = std_x / (std_e + NORM_EPS)
     return torch.addcmul(mean_x, expression - mean_e, gain).to(branch.dtype)
 
 
-def _mean_std(tokens: Tensor, group: Any = None) -> tuple[Tensor, Tensor]:
+def _mean_std(tokens: Tensor, parallel: Any = None) -> tuple[Tensor, Tensor]:
     """Mean and unbiased std over tokens and channels, each ``[b 1 1]`` float32.
 
     On accelerators in one pass. On a CPU ``torch.var_mean`` over two axes takes fifteen times as long as two passes.
@@ -50,13 +51,15 @@ def _mean_std(tokens: Tensor, group: Any = None) -> tuple[Tensor, Tensor]:
     else:
         variance, mean = torch.var_mean(tokens.float(), dim=(1, 2), correction=0, keepdim=True)
         squares = variance * count
-    if group is not None:
-        count, mean, squares = _joined(count, mean, squares, group)
+    if parallel is not None:
+        count, mean, squares = _joined(count, mean, squares, parallel)
     return mean, (squares / (count - 1)).sqrt()
 
 
-def _joined(count: int, mean: Tensor, squares: Tensor, group: Any) -> tuple[Tensor, Tensor, Tensor]:
+@torch.compiler.disable  # compiled code would keep the processes' group for ever
+def _joined(count: int, mean: Tensor, squares: Tensor, parallel: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and sum of squared deviations over all processes of a group, from each one's own (Chan et al.)."""
+    group = _group(parallel)
     own = torch.stack([torch.full_like(mean, count), mean, squares])
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, own, group=group)
@@ -92,7 +95,7 @@ class ExpressionAttnProcessor:
             x = x + self._attend(query, attn.norm_added_k(attn.add_k_proj(image)), attn.add_v_proj(image))
         if expression_tokens is not None and not _is_zero(expression_scale):
             expression = self._attend_per_frame(attn, query, expression_tokens, frame_tokens)
-            x = x + _broadcast(expression_scale, x) * match_statistics(expression, x, self._group)
+            x = x + _broadcast(expression_scale, x) * match_statistics(expression, x, self._parallel_config)
         return attn.to_out[1](attn.to_out[0](x))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -106,12 +109,6 @@ class ExpressionAttnProcessor:
         )
         return out.flatten(2, 3).type_as(query)
 
-    @property
-    def _group(self) -> Any:
-        """Processes that share a pass with this one, if it is split along its tokens."""
-        config = self._parallel_config
-        return None if config is None else config.context_parallel_config._flattened_mesh.get_group()
-
     def _attend_per_frame(
         self, attn: ExpressionAttention, query: Tensor, tokens: Tensor, frame_tokens: int = 0
     ) -> Tensor:
@@ -122,7 +119,7 @@ class ExpressionAttnProcessor:
         """
         own, start, end = query.shape[1], 0, 0
         if self._parallel_config is not None:
-            first, start, end = _place(tokens.shape[1], frame_tokens, own, self._group)
+            first, start, end = _place(tokens.shape[1], frame_tokens, own, self._parallel_config)
             query = nn.functional.pad(query, (0, 0, 0, 0, start, end))
             tokens = tokens[:, first : first + query.shape[1] // frame_tokens]
         frames = tokens.shape[1]
@@ -131,8 +128,15 @@ class ExpressionAttnProcessor:
         return rearrange(out, "(b f) n d -> b (f n) d", f=frames)[:, start : start + own]
 
 
-def _place(frames: int, frame_tokens: int, own: int, group: Any) -> tuple[int, int, int]:
+def _group(parallel: Any) -> Any:
+    """The processes that share a pass split along its tokens."""
+    return parallel.context_parallel_config._flattened_mesh.get_group()
+
+
+@torch.compiler.disable
+def _place(frames: int, frame_tokens: int, own: int, parallel: Any) -> tuple[int, int, int]:
     """Where a process's tokens lie: first latent frame, tokens missing from its start, and from the last one's end."""
+    group = _group(parallel)
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     share, rest = divmod(frames * frame_tokens, size)  # as torch.tensor_split shares out
     start = rank * share + min(rank, rest)

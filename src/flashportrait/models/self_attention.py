@@ -41,7 +41,8 @@ class SelfAttnProcessor:
         if self.float8:
             out = attend_in_float8(query, key, value)
         else:
-            out = dispatch_attention_fn(
+            attend = dispatch_attention_fn if self._parallel_config is None else _attend_together
+            out = attend(
                 query,
                 key,
                 value,
@@ -54,6 +55,12 @@ class SelfAttnProcessor:
     def _placed(self, tokens: Tensor, heads: int, rotary_emb: tuple[Tensor, Tensor] | None) -> Tensor:
         split = tokens.unflatten(2, (heads, -1))
         return split if rotary_emb is None else turned(split, *rotary_emb)
+
+
+@torch.compiler.disable
+def _attend_together(*tokens: Tensor, **options: Any) -> Tensor:
+    """Attention of a pass that is split among processes: diffusers' exchange can't be compiled."""
+    return dispatch_attention_fn(*tokens, **options)
 
 
 def turned(tokens: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

@@ -91,12 +91,14 @@ def _set_float8(transformer: ModelMixin, float8: bool) -> None:
         block.attn1.processor.float8 = float8
 
 
-def compile_blocks(transformer: ModelMixin, backend: str | None = None) -> None:
+def compile_blocks(transformer: ModelMixin, backend: str | None = None, *, splittable: bool = False) -> None:
     """Compile the block, once for all blocks; it is compiled again only for another size of pictures or windows.
 
     Args:
         transformer: changed in place.
         backend: of ``torch.compile``; its own default unless given.
+        splittable: its passes may be split among processes, which exchange tokens between compiled parts of a block,
+            or its weights shared out among them.
 
     Raises:
         UserError: there is no compiler on this machine.
@@ -104,7 +106,11 @@ def compile_blocks(transformer: ModelMixin, backend: str | None = None) -> None:
     if backend is None:
         _check_compiler()
     options = {} if backend is None else {"backend": backend}
-    transformer.compile_repeated_blocks(fullgraph=True, **options)
+    if not splittable:
+        transformer.compile_repeated_blocks(fullgraph=True, **options)
+        return
+    for block in transformer.blocks:  # what a block computes, not its call, in which weights are gathered first
+        block.forward = torch.compile(block.forward, **options)
 
 
 def can_compile() -> bool:

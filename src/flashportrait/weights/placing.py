@@ -43,7 +43,7 @@ def apply_plan(pipeline: DiffusionPipeline, plan: Plan, device: torch.device | s
         if part is not None:
             part.to(device)
     if plan.compiled:
-        compile_blocks(pipeline.transformer)
+        compile_blocks(pipeline.transformer, splittable=plan.processes > 1)
 
 
 def _place_transformer(transformer: Any, plan: Plan, device: torch.device, lora: Lora | None) -> None:

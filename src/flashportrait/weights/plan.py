@@ -162,7 +162,7 @@ class Plan:
         """One line for the user, before anything starts."""
         where = {
             "resident": "on the device",
-            "shard": f"shared out among {self.processes} processes, not compiled",
+            "shard": f"shared out among {self.processes} processes",
             "offload": "streamed from host memory",
         }
         how = {"fp8": "in fp8 (multiplied so)" if self.float8 else "in fp8 (widened to compute)", "bf16": "in bf16"}
@@ -203,7 +203,8 @@ def make_plan(
         storage, placement, text_encoder, window: choose these rather than have them chosen; of placements there may be
             several to choose from. A window of more latent frames than the clip has costs what the clip costs.
         overlap: of windows; the released setting's share of the window unless given.
-        compile: whether blocks are compiled; where there is a compiler and the run is long enough, unless given.
+        compile: whether blocks are compiled; where there is a compiler, the run is long enough and blocks are whole on
+            the device, unless given.
 
     Raises:
         UserError: nothing (or nothing of what was chosen) fits, with what would be needed.
@@ -211,7 +212,7 @@ def make_plan(
     placements = (placement,) if isinstance(placement, str) else placement
     kinds = [
         kind
-        for kind in _kinds(machine, work.sizes, compiled=bool(compile))
+        for kind in _kinds(machine, work.sizes)
         if storage in (None, kind[0])
         and (placements is None or kind[1] in placements)
         and text_encoder in (None, kind[2])
@@ -243,10 +244,10 @@ def make_plan(
     )
 
 
-def _kinds(machine: Machine, sizes: Sizes, *, compiled: bool) -> Iterator[tuple[Storage, Placement, Placement]]:
+def _kinds(machine: Machine, sizes: Sizes) -> Iterator[tuple[Storage, Placement, Placement]]:
     """Storage, placement and the text encoder's placement, the most faithful and simplest first."""
     text_encoders: tuple[Placement, ...] = ("resident",) if machine.unified else ("resident", "offload")
-    sharing = machine.processes > 1 and sizes.heads % machine.processes == 0 and not compiled
+    sharing = machine.processes > 1 and sizes.heads % machine.processes == 0
     for storage in ("bf16", "fp8"):
         for text_encoder in text_encoders:
             yield storage, "resident", text_encoder
@@ -261,8 +262,8 @@ def _impossible(machine: Machine, sizes: Sizes, placements: Sequence[Placement] 
     """What to say of a choice that no machine like this has."""
     if placements is not None and "shard" in placements:
         return UserError(
-            f"weights in bf16 can be shared out, uncompiled, among processes whose number divides the {sizes.heads} "
-            f"heads of attention, and there are {machine.processes}: choose another number, or another placement"
+            f"weights can be shared out in bf16 among processes whose number divides the {sizes.heads} heads of "
+            f"attention, and there are {machine.processes}: choose another number, or another placement"
         )
     return UserError(
         "CPU and GPU share one memory on this machine, so nothing can be offloaded; leave the offloading out"
