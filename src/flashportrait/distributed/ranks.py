@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -138,8 +137,6 @@ def joined() -> Iterator[Ranks | None]:
             ranks.tell({"kind": "end"})
     while ranks.grouped:
         ranks.grouped.pop().remove()
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()  # compiled code refers to what it met
     dist.destroy_process_group()
     # A group that something still refers to lives on with its threads, one of which may let go of a tensor while
     # Python ends: that aborts the process.
