@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -105,7 +105,7 @@ def compile_blocks(transformer: ModelMixin, backend: str | None = None, *, split
     """
     if backend is None:
         _check_compiler()
-    options = {} if backend is None else {"backend": backend}
+    options: dict[str, Any] = {} if backend is None else {"backend": backend}
     if not splittable:
         transformer.compile_repeated_blocks(fullgraph=True, **options)
         return
