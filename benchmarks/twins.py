@@ -65,6 +65,10 @@ def _spread(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.std_mean(x.float(), dim=(1, 2), keepdim=True)
 
 
+Join = Callable[[Tensor, Tensor], Tensor]
+"""Expression and the branch that it joins, to what is added to that branch."""
+
+
 def only_norm(expression: Tensor, branch: Tensor) -> Tensor:
     """``e std(x) / std(e)``"""
     return (expression * (_spread(branch)[0] / (_spread(expression)[0] + NORM_EPS))).to(branch.dtype)
@@ -75,7 +79,7 @@ def only_centring(expression: Tensor, branch: Tensor) -> Tensor:
     return (expression - _spread(expression)[1] + _spread(branch)[1]).to(branch.dtype)
 
 
-TWINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+TWINS: dict[str, Join] = {
     "addition": lambda expression, branch: expression.to(branch.dtype),
     "norm": only_norm,
     "centring": only_centring,
@@ -83,6 +87,11 @@ TWINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "addition x10": lambda expression, branch: (10 * expression).to(branch.dtype),
     "addition x0.1": lambda expression, branch: (0.1 * expression).to(branch.dtype),
 }
+
+
+def in_one_process(join: Join) -> Callable[..., Tensor]:
+    """``join`` as a block calls ``match_statistics``, which also takes how a pass is split among processes."""
+    return lambda expression, branch, _parallel: join(expression, branch)
 
 
 def build(graft: Path | None) -> tuple[PortraitModel, FlowConfig]:
@@ -197,7 +206,7 @@ def main() -> None:
     print(f"{'twin':14}{'seed':>5}" + "".join(f"{column:>16}" for column in columns))
     for seed in seeds:
         for name in args.twins:
-            with patch.object(expression_block, "match_statistics", TWINS[name]):
+            with patch.object(expression_block, "match_statistics", in_one_process(TWINS[name])):
                 model = train(args.run, steps, seed, graft)
                 found = {name: judge(model)} | (
                     {"no expression": judge(model, expression=0.0)} if name == "full" else {}
