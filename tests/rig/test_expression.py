@@ -71,6 +71,12 @@ def test_an_action_of_one_side_leaves_the_other_corner() -> None:
             assert _moved(name)[right].norm() < 0.1 * _moved(name)[left].norm(), name
 
 
+def test_a_pucker_draws_the_corners_in_and_not_down() -> None:
+    corner = _moved("mouthPucker")[OUTER_LIPS[10]]
+    assert corner[0] < -0.4
+    assert abs(corner[1]) < 0.1
+
+
 def test_the_edges_of_the_lips_stay_curves() -> None:
     for name in (*MOUTH_ACTIONS, "jawOpen"):
         bends = _moved(name)[list(INNER_LIPS_UPPER[1:-1]), 1].diff(n=3).abs()

@@ -158,6 +158,9 @@ def _keep_to_lips(action: Tensor, name: str, jaw: Tensor, canonical_face: Tensor
             action[upper, 1] += parted
         else:
             action[lower, 1] -= parted
+    if name == "mouthPucker":
+        # It draws the corners of the lips in, not down.
+        action[:, 1] *= 1 - smoothstep((canonical_face[:, 0].abs() - 0.6) / 1.4)
     if stem != name and stem != "mouth":
         side = 1 if name.endswith("Left") else -1
         action *= smoothstep((side * canonical_face[:, 0] + 2.0) / 3.5)[:, None]
