@@ -33,6 +33,13 @@ LIP_RISE = 0.4
 """How much of the way from the upper lip to the nose the lip can rise."""
 PROPORTION_RANGE = (0.7, 1.2)
 """Of a face's own lengths to the average face's, by which its actions are measured."""
+LEAST_BROW_PROPORTION = 0.75
+"""The same of the brows, by their height above the lids: the less skin is there, the further a rise draws it out."""
+BROWS_LIFTED = 0.4
+"""How far brows that are drawn down in the photo go back to rest: brows that lie low by nature are read so too, and
+lifted to the average face's they draw out the skin below them."""
+LEAST_SMILE_FADING = 0.3
+"""How far, at least, a smile in the photo goes back to rest."""
 
 DRAWN_IN = 0.055
 """How far the outline of a side turned away is drawn in, in units of the face's width."""
@@ -79,9 +86,10 @@ class ExpressiveFace:
         self.mesh, self.head, self.own = mesh, head, own
         nothing = torch.zeros_like(own)
         self.proportions = self._proportions(head - mesh.displacement(nothing, own[None])[0])
+        self._fading_proportions = self.proportions * self._fading_shares()
         self._rest = mesh.displacement(nothing, own[None], self.proportions)[0]
         """What moves each landmark from rest to where it is in the photo, [478 3]."""
-        self._fading = -mesh.displacement(own, nothing[None], self.proportions)[0]
+        self._fading = -mesh.displacement(own, nothing[None], self._fading_proportions)[0]
         self._below = [_interpolation(head, upper, lower) for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True)]
 
     def _proportions(self, resting: Tensor) -> Tensor:
@@ -93,13 +101,34 @@ class ExpressiveFace:
             return min(max(own / usual, PROPORTION_RANGE[0]), PROPORTION_RANGE[1])
 
         eyes = [ratio(upper[0], upper[-1]) for upper in UPPER_LIDS]
-        by_start = {"jaw": ratio(2, CHIN[0]), "mouth": ratio(OUTER_LIPS[0], OUTER_LIPS[10]), "eyeLook": sum(eyes) / 2}
+        height = _brow_height(self.head) / _brow_height(average)
+        by_start = {
+            "brow": min(max(height, LEAST_BROW_PROPORTION), 1.0),
+            "jaw": ratio(2, CHIN[0]),
+            "mouth": ratio(OUTER_LIPS[0], OUTER_LIPS[10]),
+            "eyeLook": sum(eyes) / 2,
+        }
         return self.own.new_tensor(
             [
                 next((value for start, value in by_start.items() if name.startswith(start)), 1.0)
                 for name in BLENDSHAPE_NAMES
             ]
         )
+
+    def _fading_shares(self) -> Tensor:
+        """How far each action that the photo shows goes back to rest, of the way that the basis says, [51].
+
+        A smile does so far that the corners of the lips lie no lower below their middle than on the average face.
+        """
+        smile = self.own.new_tensor([name.startswith("mouthSmile") for name in BLENDSHAPE_NAMES])
+        fading = self.proportions * self.own
+        faded, smiling = (
+            torch.einsum("c,cnd->nd", part, self.mesh.expression_basis) for part in (fading, fading * smile)
+        )
+        sag = _sag(self.head - faded) - _sag(self.mesh.neutral_face)
+        share = (1 + sag / _sag(smiling).clamp(max=-0.01)).clamp(LEAST_SMILE_FADING, 1)
+        shares = torch.where(smile > 0, share, torch.ones_like(smile))
+        return shares * self.own.new_tensor([BROWS_LIFTED if "browDown" in name else 1 for name in BLENDSHAPE_NAMES])
 
     @property
     def lip_rise(self) -> float:
@@ -113,7 +142,8 @@ class ExpressiveFace:
 
     def __call__(self, coefficients: Tensor) -> Expression:
         """The face with coefficients [t 51]."""
-        offsets = self._limited(self.mesh.displacement(self.own, coefficients, self.proportions))
+        proportions = torch.where(coefficients < self.own, self._fading_proportions, self.proportions)
+        offsets = self._limited(self.mesh.displacement(self.own, coefficients, proportions))
         head, openness = self._closed(self.head + offsets, offsets)
         return Expression(head, offsets, openness)
 
@@ -191,6 +221,19 @@ def with_hidden_side_drawn_in(landmarks: Tensor, mesh: FaceMesh) -> Tensor:
     room = torch.cdist(landmarks[:, :2], features).amin(1)
     shift = torch.minimum(inward * share, ROOM_TAKEN * room)
     return landmarks - F.pad((side * shift)[:, None], (0, 2))
+
+
+def _sag(face: Tensor) -> Tensor:
+    """How far the corners of a face's lips [478 3] lie below where the middles of the lips meet."""
+    upper, lower = (face[lips[len(lips) // 2], 1] for lips in (INNER_LIPS_UPPER, INNER_LIPS_LOWER))
+    corners = face[[INNER_LIPS_UPPER[0], INNER_LIPS_UPPER[-1]], 1].mean()
+    return corners - torch.lerp(upper, lower, UPPER_LIP_SHARE)
+
+
+def _brow_height(head: Tensor) -> float:
+    """Of the lower edges of a face's brows [478 3] above its lids, in its own units."""
+    sides = zip(BROWS, UPPER_LIDS, strict=True)
+    return sum(float(head[lids[4], 1] - head[list(brow[5:8]), 1].mean()) for brow, lids in sides) / 2
 
 
 def _interpolation(head: Tensor, upper: tuple[int, ...], lower: tuple[int, ...]) -> Tensor:
