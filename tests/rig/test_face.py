@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
-from flashportrait.rig.face import LIP_RISE, ExpressiveFace, with_hidden_side_drawn_in
-from flashportrait.rig.landmarks import INNER_LIPS_LOWER, INNER_LIPS_UPPER, LOWER_LIDS, OUTER_LIPS, UPPER_LIDS
+from flashportrait.rig.face import (
+    BROWS_LIFTED,
+    LEAST_BROW_PROPORTION,
+    LIP_RISE,
+    ExpressiveFace,
+    with_hidden_side_drawn_in,
+    with_lip_rims,
+)
+from flashportrait.rig.landmarks import BROWS, INNER_LIPS_LOWER, INNER_LIPS_UPPER, LOWER_LIDS, OUTER_LIPS, UPPER_LIDS
 from flashportrait.rig.mesh import average_landmarks, load_face_mesh
 from flashportrait.rig.pose import rotation_matrices
 
@@ -64,12 +71,51 @@ def test_lips_that_smile_in_the_photo_meet_when_the_mouth_closes() -> None:
     # The photo shows more between the lips than the average face would with this smile.
     face.head[list(INNER_LIPS_LOWER[1:-1]), 1] += 0.3
     upper, lower = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
-    gaps = [
-        float((head[lower, 1] - head[upper, 1]).mean())
-        for head in face(torch.cat((_coefficients(**smile), _coefficients()))).head
+    smiling, closed = face(torch.cat((_coefficients(**smile), _coefficients()))).head
+    assert (smiling[lower, 1] - smiling[upper, 1]).mean() > 0.6
+    assert (closed[lower] - closed[upper]).norm(dim=1).max() < 0.05
+
+
+def test_lips_that_smile_little_in_the_photo_are_level_when_the_smile_goes() -> None:
+    corners, middle = [INNER_LIPS_UPPER[0], INNER_LIPS_UPPER[-1]], INNER_LIPS_UPPER[5]
+    face = _face(mouthSmile=0.9)
+    # Read as a full smile, whose corners are hardly lifted.
+    face.head[list(OUTER_LIPS + INNER_LIPS_UPPER + INNER_LIPS_LOWER), 1] += (
+        0.5 * (face.head[list(OUTER_LIPS + INNER_LIPS_UPPER + INNER_LIPS_LOWER), 0] / 3).square()
+    )
+    again = ExpressiveFace(face.mesh, face.head, face.own)
+    sags = [
+        float(head[corners, 1].mean() - head[middle, 1])
+        for head in (again(_coefficients()).head[0], face.mesh.neutral_face)
     ]
-    assert gaps[0] > 0.6
-    assert gaps[1] < 0.1
+    assert sags[0] == pytest.approx(sags[1], abs=0.12)
+
+
+def test_low_brows_move_less_and_are_not_lifted_to_the_average_face() -> None:
+    mesh = load_face_mesh()
+    brow = BROWS[0][6]
+    low = mesh.neutral_face.clone()
+    low[list(BROWS[0] + BROWS[1]), 1] += 0.7
+    raised = _coefficients(browInnerUp=1.0)
+    travel = [float(_face(head)(raised).offsets[0, brow, 1]) for head in (mesh.neutral_face, low)]
+    assert travel[1] == pytest.approx(LEAST_BROW_PROPORTION * travel[0], rel=0.01)
+    frowning = _face(browDown=0.3)
+    regressed = mesh.displacement(frowning.own, _coefficients())[0, brow, 1]
+    lifted = frowning(_coefficients()).offsets[0, brow, 1]
+    assert lifted == pytest.approx(
+        float(frowning.proportions[BLENDSHAPE_NAMES.index("browDownLeft")] * BROWS_LIFTED * regressed), rel=0.01
+    )
+
+
+def test_the_inner_edges_of_parted_lips_are_put_into_the_lips() -> None:
+    landmarks = average_landmarks((128.0, 120.0), 160.0)
+    upper, lower = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
+    landmarks[lower] = landmarks[upper]
+    torch.testing.assert_close(with_lip_rims(landmarks), landmarks)
+    landmarks[lower, 1] += 3
+    moved = (with_lip_rims(landmarks) - landmarks)[:, 1]
+    assert -0.7 < moved[upper[2:-2]].min() < moved[upper[2:-2]].max() < -0.3
+    assert 0.3 < moved[lower[2:-2]].min() < moved[lower[2:-2]].max() < 0.7
 
 
 def test_the_outline_of_a_side_turned_away_is_drawn_into_the_face() -> None:

@@ -53,6 +53,13 @@ LEAST_GAP_CM = 0.2
 LID_RIM = 0.035
 """How far below the lower lids' landmarks the white of an eye reaches, in units of the eye's width."""
 
+LIP_RIM = 0.15
+"""How far into parted lips their inner edge is put, of the way to the outer one: landmarks there lie on teeth."""
+LIP_RIM_MOST = 0.2
+"""The same at most, in units of the gap between the lips."""
+CLOSING = 1.1
+"""How far lips close over what is expected, so that no tooth is left in a line between them."""
+
 UPPER_LIP = tuple(sorted({*INNER_LIPS_UPPER[1:-1], *OUTER_LIPS[1:10]}))
 
 
@@ -181,10 +188,14 @@ class ExpressiveFace:
         # that lips meet whatever the photo shows between them.
         resting = (self.mesh.neutral_face[low, 1] - self.mesh.neutral_face[up, 1]).clamp_min(0)
         closing = (gap[0] - gap[1:]) / (gap[0] - resting).clamp_min(LEAST_GAP_CM)
-        wanted = torch.where(closing > 0, own_gap * (1 - closing), own_gap + gap[1:] - gap[0]).clamp_min(0)
+        wanted = torch.where(closing > 0, own_gap * (1 - CLOSING * closing), own_gap + gap[1:] - gap[0]).clamp_min(0)
         excess = head[:, low, 1] - head[:, up, 1] - wanted
         head[:, up, 1] += UPPER_LIP_SHARE * excess
         head[:, low, 1] -= (1 - UPPER_LIP_SHARE) * excess
+        # Lips meet landmark by landmark, so that nothing is seen between their edges from any side.
+        apart = closing.clamp(0, 1)[..., None] * (head[:, low] - head[:, up])[..., [0, 2]]
+        head[:, up, ::2] += UPPER_LIP_SHARE * apart
+        head[:, low, ::2] -= (1 - UPPER_LIP_SHARE) * apart
         return head, torch.stack(openness, 1)
 
 
@@ -196,6 +207,18 @@ def with_lower_rims(landmarks: Tensor) -> Tensor:
         down = torch.stack((-across[1], across[0])) * (LID_RIM * across[0].sign())
         arch = torch.linspace(-1, 1, len(lower), device=landmarks.device).square()
         landmarks[list(lower), :2] += (1 - arch)[:, None] * down
+    return landmarks
+
+
+def with_lip_rims(landmarks: Tensor) -> Tensor:
+    """Landmarks [478 3] of a photo with the inner edges of parted lips in the lips, so that these show no tooth."""
+    landmarks = landmarks.clone()
+    upper, lower = list(INNER_LIPS_UPPER[1:-1]), list(INNER_LIPS_LOWER[1:-1])
+    gap = (landmarks[lower, :2] - landmarks[upper, :2]).norm(dim=1, keepdim=True)
+    for inner, outer in ((upper, list(OUTER_LIPS[1:10])), (lower, list(OUTER_LIPS[:10:-1]))):
+        outward = landmarks[outer, :2] - landmarks[inner, :2]
+        most = LIP_RIM_MOST * gap / outward.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        landmarks[inner, :2] += outward * most.clamp(max=LIP_RIM)
     return landmarks
 
 

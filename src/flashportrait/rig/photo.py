@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashportrait.rig.expression import smoothstep
-from flashportrait.rig.face import Expression, ExpressiveFace, with_hidden_side_drawn_in, with_lower_rims
+from flashportrait.rig.face import Expression, ExpressiveFace, with_hidden_side_drawn_in, with_lip_rims, with_lower_rims
 from flashportrait.rig.interior import SLIT_PIXELS, paint_layers
 from flashportrait.rig.landmarks import (
     INNER_LIPS_LOWER,
@@ -90,7 +90,7 @@ class PhotoRig:
         self.mesh, self.own_row = mesh, own_row
         self.shape = image.new_tensor([image.shape[2], image.shape[1]])
         """Width and height of the photo."""
-        landmarks = with_hidden_side_drawn_in(with_lower_rims(landmarks.float()), mesh)
+        landmarks = with_hidden_side_drawn_in(with_lip_rims(with_lower_rims(landmarks.float())), mesh)
         self.scale, self.rotation, self.centre = fit_head(landmarks, mesh)
         self.lift = landmarks.new_tensor([1.0, 1.0, DEPTH_GAIN])
         self.head = ((landmarks - self.centre) * self.lift) @ self.rotation / self.scale
