@@ -41,12 +41,12 @@ lifted to the average face's they draw out the skin below them."""
 LEAST_SMILE_FADING = 0.3
 """How far, at least, a smile in the photo goes back to rest."""
 
-DRAWN_IN = 0.055
+DRAWN_IN = 0.08
 """How far the outline of a side turned away is drawn in, in units of the face's width."""
 ROOM_TAKEN = 0.4
 """The most of the room between the outline and eyes or lips that this takes."""
 TURNED_SOME = 0.0, math.radians(14)
-TURNED_MUCH = math.radians(17), math.radians(25)
+TURNED_MUCH = math.radians(20), math.radians(26)
 """A head turned much has eyes and lips right at its outline, and nothing to draw in."""
 LEAST_GAP_CM = 0.2
 """Change of the gap between the lips that closes any."""
