@@ -52,7 +52,6 @@ LEAST_GAP_CM = 0.2
 """Change of the gap between the lips that closes any."""
 LID_RIM = 0.035
 """How far below the lower lids' landmarks the white of an eye reaches, in units of the eye's width."""
-
 LIP_RIM = 0.15
 """How far into parted lips their inner edge is put, of the way to the outer one: landmarks there lie on teeth."""
 LIP_RIM_MOST = 0.2
