@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,22 @@ from PIL import Image
 
 from flashportrait.face.motion import BLENDSHAPES, MotionFeatures
 from flashportrait.media.writer import VideoWriter
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads that wait for a core which another process has wait by spinning. Set before torch is imported.
+    shared_by = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // shared_by)))
+
+TOGETHER = {"studio": ("studio",), "ray": ("test_cluster.py", "test_fleets.py", "test_batch.py")}
+"""Tests that one of several processes runs (``pytest -n``): they share a server, or can't have two Ray clusters."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have a file's tests run by one process, and those of :data:`TOGETHER`."""
+    for item in items:
+        places = {item.path.name, item.path.parent.name}
+        group = next((name for name, parts in TOGETHER.items() if places & {*parts}), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
