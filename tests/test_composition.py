@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashportrait.composition import FADE, all_painted, compose
-from flashportrait.models.tiny_vae import Restored
+from flashportrait.composition import FADE, all_painted, blurred, compose, compose_coarsely
+from flashportrait.models.tiny_vae import Restored, bend
 
 SEEN = 16
 
@@ -74,3 +74,44 @@ def test_a_share_of_the_changes_is_taken_over():
     half = compose(drawn, (0, 0, 64, 64), changes(1, share=1.0), refine=0.5)
     assert half[0, 0, 32, 32] == pytest.approx(0.5)
     assert torch.equal(compose(drawn, (0, 0, 64, 64), changes(1, share=1.0), refine=0.0), drawn)
+
+
+def test_details_are_left_to_what_is_drawn():
+    drawn = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) / 2
+    seen = torch.nn.functional.avg_pool2d(drawn, 4)
+    checks = (torch.arange(SEEN)[:, None] + torch.arange(SEEN)) % 2
+    painted = (seen + 0.2 + 0.1 * (2.0 * checks - 1))[None]
+    flow = torch.full((1, 1, 2, SEEN, SEEN), 5.0)  # of a network that paints all: it means nothing
+    restored = Restored(painted, painted, flow, painted, torch.zeros(1, 1, 1, SEEN, SEEN))
+    middle = (..., slice(24, 40), slice(24, 40))
+    result = compose_coarsely(drawn, seen, (0, 0, 64, 64), restored)
+    # The light comes on top of what is drawn; of the checks next to nothing is left.
+    torch.testing.assert_close(result[middle], drawn[middle] + 0.2, atol=5e-3, rtol=0)
+    half = compose_coarsely(drawn, seen, (0, 0, 64, 64), restored, refine=0.5)
+    torch.testing.assert_close(half[middle], drawn[middle] + 0.1, atol=5e-3, rtol=0)
+
+
+def test_what_a_network_bends_is_moved_at_the_drawn_pictures_own_sharpness():
+    drawn = torch.zeros(1, 3, 64, 64)
+    drawn[..., 30, 36] = 1
+    seen = torch.nn.functional.avg_pool2d(drawn, 4)
+    flow = torch.tensor([1.0, -0.5]).view(1, 1, 2, 1, 1).expand(1, 1, 2, SEEN, SEEN)
+    bent = bend(seen, flow[0])[None]
+    restored = Restored(bent, bent, flow, torch.rand(bent.shape), torch.ones(1, 1, 1, SEEN, SEEN))
+    expected = torch.zeros_like(drawn)
+    expected[..., 32, 32] = 1
+    moved = compose_coarsely(drawn, seen, (0, 0, 64, 64), restored)
+    torch.testing.assert_close(moved, expected, atol=1e-4, rtol=0)
+
+
+def test_a_blur_keeps_the_mean_and_is_a_gaussian():
+    picture = torch.zeros(1, 1, 41, 31)
+    picture[..., 20, 15] = 1
+    spread = blurred(picture, 2.0)
+    assert float(spread.sum()) == pytest.approx(1, abs=1e-5)
+    rows = torch.arange(41.0) - 20
+    assert float((spread[0, 0].sum(1) * rows.square()).sum()) == pytest.approx(4, rel=0.05)
+    assert float(spread[0, 0, 20, 15] / spread[0, 0, 22, 15]) == pytest.approx(2.718281828**0.5, rel=1e-3)
+    torch.testing.assert_close(spread, spread.flip(-1))
+    even = torch.full((2, 3, 9, 20), 0.4)
+    torch.testing.assert_close(blurred(even, 3.0), even)

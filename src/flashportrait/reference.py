@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashportrait.composition import all_painted, compose
+from flashportrait.composition import all_painted, compose, compose_coarsely
 from flashportrait.drawing import DrawnClip
 from flashportrait.errors import UserError
 from flashportrait.models.streaming_vae import StreamingDecoder, TinyStreamingDecoder
@@ -109,13 +109,18 @@ class PortraitDrawn:
         return with_mask(latents.transpose(1, 2), self._clip.strength).to(self._device, self._dtype)
 
     def decode(self, index: int, latent: Tensor, decoder: StreamingDecoder) -> np.ndarray:
-        drawn = self._draw(index)
-        if isinstance(decoder, TinyStreamingDecoder) and self._vae.blend is not None:
-            restored = decoder.restore(latent, self._seen(drawn))
-        else:
+        drawn, square = self._draw(index), self._clip.canvas.seen
+        if not isinstance(decoder, TinyStreamingDecoder) or self._vae.blend is None:
             restored = all_painted(decoder.push(latent))
-        drawn = drawn[-restored.frames.shape[1] :]
-        return self._clip.finish(compose(drawn, self._clip.canvas.seen, restored, self._refine))
+            drawn = drawn[-restored.frames.shape[1] :]
+            return self._clip.finish(compose(drawn, square, restored, self._refine))
+        seen = self._seen(drawn)
+        restored = decoder.restore(latent, seen)
+        frames = restored.frames.shape[1]
+        drawn, seen = drawn[-frames:], seen[0, -frames:]
+        if self._clip.strength == 0:
+            return self._clip.finish(compose(drawn, square, restored, self._refine))
+        return self._clip.finish(compose_coarsely(drawn, seen, square, restored, self._refine))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PortraitDrawn:
         self._device, self._dtype = device, dtype
