@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashportrait.composition import FADE, all_painted, blurred, compose, compose_coarsely
+from flashportrait.composition import FADE, all_painted, blurred, compose, compose_keeping_details
 from flashportrait.models.tiny_vae import Restored, bend
 
 SEEN = 16
@@ -80,15 +80,25 @@ def test_details_are_left_to_what_is_drawn():
     drawn = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) / 2
     seen = torch.nn.functional.avg_pool2d(drawn, 4)
     checks = (torch.arange(SEEN)[:, None] + torch.arange(SEEN)) % 2
-    painted = (seen + 0.2 + 0.1 * (2.0 * checks - 1))[None]
+    painted = (seen + 0.04 + 0.1 * (2.0 * checks - 1))[None]
     flow = torch.full((1, 1, 2, SEEN, SEEN), 5.0)  # of a network that paints all: it means nothing
     restored = Restored(painted, painted, flow, painted, torch.zeros(1, 1, 1, SEEN, SEEN))
     middle = (..., slice(24, 40), slice(24, 40))
-    result = compose_coarsely(drawn, seen, (0, 0, 64, 64), restored)
+    result = compose_keeping_details(drawn, seen, (0, 0, 64, 64), restored)
     # The light comes on top of what is drawn; of the checks next to nothing is left.
-    torch.testing.assert_close(result[middle], drawn[middle] + 0.2, atol=5e-3, rtol=0)
-    half = compose_coarsely(drawn, seen, (0, 0, 64, 64), restored, refine=0.5)
-    torch.testing.assert_close(half[middle], drawn[middle] + 0.1, atol=5e-3, rtol=0)
+    torch.testing.assert_close(result[middle], drawn[middle] + 0.04, atol=5e-3, rtol=0)
+    half = compose_keeping_details(drawn, seen, (0, 0, 64, 64), restored, refine=0.5)
+    torch.testing.assert_close(half[middle], drawn[middle] + 0.02, atol=5e-3, rtol=0)
+
+
+def test_where_the_network_shows_something_else_all_of_it_is_taken():
+    drawn = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) / 4
+    painted = torch.full((1, 1, 3, SEEN, SEEN), 0.9)
+    nothing = torch.zeros(1, 1, 2, SEEN, SEEN)
+    restored = Restored(painted, painted, nothing, painted, torch.zeros(1, 1, 1, SEEN, SEEN))
+    seen = torch.nn.functional.avg_pool2d(drawn, 4)
+    result = compose_keeping_details(drawn, seen, (0, 0, 64, 64), restored)
+    torch.testing.assert_close(result, compose(drawn, (0, 0, 64, 64), restored))
 
 
 def test_what_a_network_bends_is_moved_at_the_drawn_pictures_own_sharpness():
@@ -100,7 +110,7 @@ def test_what_a_network_bends_is_moved_at_the_drawn_pictures_own_sharpness():
     restored = Restored(bent, bent, flow, torch.rand(bent.shape), torch.ones(1, 1, 1, SEEN, SEEN))
     expected = torch.zeros_like(drawn)
     expected[..., 32, 32] = 1
-    moved = compose_coarsely(drawn, seen, (0, 0, 64, 64), restored)
+    moved = compose_keeping_details(drawn, seen, (0, 0, 64, 64), restored)
     torch.testing.assert_close(moved, expected, atol=1e-4, rtol=0)
 
 

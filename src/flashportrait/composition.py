@@ -13,11 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashportrait.models.tiny_vae import Restored, bend
+from flashportrait.rig.expression import smoothstep
 
 FADE = 0.08
 """Width of the band along the square's edges, in units of its side, over which the network's part fades out."""
 SOFTNESS = 3.0
 """Standard deviation, in the network's pixels, of the blur that takes the details out of what it paints."""
+
+UNLIKE = 0.05, 0.15
+"""How much of white the network changes the light by, mean over the colours, where it shows what is drawn for sure, and
+where it shows something else for sure."""
 
 Square = tuple[int, int, int, int]
 """Left, top, right, bottom of what the network saw, in the pixels of what is drawn; it may reach beyond."""
@@ -41,9 +46,11 @@ def compose(drawn: Tensor, square: Square, restored: Restored, refine: float = 1
     return part.with_change(bent, share * (painted - bent))
 
 
-def compose_coarsely(drawn: Tensor, seen: Tensor, square: Square, restored: Restored, refine: float = 1.0) -> Tensor:
+def compose_keeping_details(
+    drawn: Tensor, seen: Tensor, square: Square, restored: Restored, refine: float = 1.0
+) -> Tensor:
     """The same without the network's details: what is drawn is moved to where it belongs, and takes over the light and
-    colour there.
+    colour there. Where these are far from what is drawn, the mesh shows something else, and ``compose`` holds.
 
     A flow counts as far as the network uses it: where all is painted, it means nothing.
 
@@ -58,7 +65,10 @@ def compose_coarsely(drawn: Tensor, seen: Tensor, square: Square, restored: Rest
     part = _Part(drawn, square, side, refine)
     flow = F.interpolate(restored.flow[0], (side, side), mode="bilinear") * blurred(restored.mask[0], SOFTNESS)
     light = blurred(restored.frames[0] - bend(seen.to(flow), flow), SOFTNESS)
-    return part.with_change(part.bent(flow), part.enlarged(light))
+    kept = part.with_change(part.bent(flow), part.enlarged(light))
+    agreed, unlike = UNLIKE
+    elsewhere = blurred(smoothstep((light.abs().mean(1, keepdim=True) - agreed) / (unlike - agreed)), SOFTNESS)
+    return part.blend(kept, compose(drawn, square, restored, refine), part.enlarged(elsewhere))
 
 
 class _Part:
@@ -81,6 +91,12 @@ class _Part:
     def bent(self, flow: Tensor) -> Tensor:
         """What is drawn, bent by a flow [t 2 . .] in the network's pixels."""
         return bend(self._drawn[self._place], self.enlarged(flow) * self._scale * self._fade)
+
+    def blend(self, first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+        """Two pictures of all that is drawn, the second by its share [t 1 . .] of the part."""
+        result = first.clone()
+        result[self._place] = first[self._place].lerp(second[self._place], share)
+        return result
 
     def with_change(self, bent: Tensor, change: Tensor) -> Tensor:
         """All that is drawn, with a change on the bent part."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashportrait.composition import all_painted, compose, compose_coarsely
+from flashportrait.composition import all_painted, compose, compose_keeping_details
 from flashportrait.drawing import DrawnClip
 from flashportrait.errors import UserError
 from flashportrait.models.streaming_vae import StreamingDecoder, TinyStreamingDecoder
@@ -120,7 +120,7 @@ class PortraitDrawn:
         drawn, seen = drawn[-frames:], seen[0, -frames:]
         if self._clip.strength == 0:
             return self._clip.finish(compose(drawn, square, restored, self._refine))
-        return self._clip.finish(compose_coarsely(drawn, seen, square, restored, self._refine))
+        return self._clip.finish(compose_keeping_details(drawn, seen, square, restored, self._refine))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PortraitDrawn:
         self._device, self._dtype = device, dtype
