@@ -17,6 +17,7 @@ from flashportrait.service.errors import Refused
 from flashportrait.service.expiry import Sweeper
 from flashportrait.service.fetching import check_address, fetch
 from flashportrait.service.keys import Keys, add_key, digest_of
+from flashportrait.service.service import Service
 from flashportrait.service.settings import ServiceSettings
 from flashportrait.service.store import Store
 
@@ -261,3 +262,19 @@ def test_what_can_not_be_fetched_is_refused(
 def test_a_server_with_no_workers_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="from 1 up"):
         ServiceSettings(tmp_path, workers=0)
+
+
+def test_a_job_that_runs_always_tells_how_far_it_is(tmp_path: Path):
+    service = Service(ServiceSettings(tmp_path, workers=1), Keys(None))
+    try:
+        (id,) = fill(service.store, 1)
+        waiting = service.store[id]
+        taken = service.store.take()  # by a dispatcher that has not noted it yet
+        assert taken is not None
+        assert service.status(taken)["progress"] | {"stage": "load", "done": 0} == service.status(taken)["progress"]
+        service.store.end(id, "done", summary={"frames": 3})
+        told = service.status(taken)  # it ended after it had been looked up
+        assert (told["state"], told["summary"], "progress" in told) == ("done", {"frames": 3}, False)
+        assert "progress" not in service.status(waiting)
+    finally:
+        service.store.close()

@@ -146,7 +146,12 @@ class Dispatcher:
 
     def _end(self, id: str, ended: Ended) -> None:
         """Note how a job ended, or let it wait again."""
-        del self._running[id]
+        try:
+            self._note_end(id, ended)
+        finally:
+            del self._running[id]
+
+    def _note_end(self, id: str, ended: Ended) -> None:
         entry = self._store[id]
         if entry.state != "running":  # it was cancelled, which was noted at once
             return

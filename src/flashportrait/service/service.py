@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from contextlib import suppress
 from typing import Any
 
-from flashportrait.service.dispatch import Dispatcher
+from flashportrait.service.dispatch import Dispatcher, Live
 from flashportrait.service.errors import Refused
 from flashportrait.service.expiry import Sweeper
 from flashportrait.service.fleets import make_fleet
@@ -56,6 +57,11 @@ class Service:
 
     def status(self, entry: Entry) -> dict[str, Any]:
         """A job, as clients see it."""
+        live = self.dispatcher.live(entry.id) if entry.state == "running" else None
+        if entry.state == "running" and live is None:  # it has just ended, or just been taken
+            with suppress(KeyError):
+                entry = self.store[entry.id]
+            live = Live()
         told: dict[str, Any] = {
             "id": entry.id,
             "state": entry.state,
@@ -71,8 +77,7 @@ class Service:
                 for name, path in (("self", ""), ("events", "/events"), ("result", "/result"))
             },
         }
-        live = self.dispatcher.live(entry.id) if entry.state == "running" else None
-        if live is not None:
+        if entry.state == "running" and live is not None:
             told["progress"] = {
                 "stage": live.stage,
                 "done": live.done,
