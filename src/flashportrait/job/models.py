@@ -37,7 +37,7 @@ class ModelCache:
     def __init__(self, capacity: int = 1, ranks: Ranks | None = None) -> None:
         self.capacity = capacity if ranks is None else 1
         self._ranks = ranks
-        self._pipelines: OrderedDict[Hashable, FlashPortraitPipeline | MeshPipeline] = OrderedDict()
+        self._pipelines: OrderedDict[Hashable, FlashPortraitPipeline] = OrderedDict()
         self._machines: dict[str, Machine] = {}
         self._lock = threading.RLock()
 
@@ -76,24 +76,18 @@ class ModelCache:
             UserError: there is no such model or device, it is damaged, or a LoRA doesn't fit it.
         """
         with self._lock:
-            folder = None if plan is not None or self._ranks is not None else drawn_folder(job)
-            key = _key(job, plan, drawn=folder is not None)
+            drawn = None if plan is not None or self._ranks is not None else drawn_alone(job)
+            if drawn is not None:
+                yield drawn  # it holds nothing that is worth keeping
+                return
+            key = _key(job, plan)
             if key not in self._pipelines:
                 while len(self._pipelines) >= max(1, self.capacity):
                     self._pipelines.popitem(last=False)
                     _free()
-                self._pipelines[key] = self._load(job, plan, folder)
+                self._pipelines[key] = _load(job, plan) if self._ranks is None else load_shared(job, plan, self._ranks)
             self._pipelines.move_to_end(key)
             yield self._pipelines[key]
-
-    def _load(self, job: Job, plan: Plan | None, drawn: Path | None) -> FlashPortraitPipeline | MeshPipeline:
-        if drawn is not None:
-            from flashportrait.drawing import MeshPipeline
-            from flashportrait.weights.folder import read_index
-
-            torch_device(job.device)
-            return MeshPipeline(read_index(drawn), drawn.name)
-        return _load(job, plan) if self._ranks is None else load_shared(job, plan, self._ranks)
 
     def close(self) -> None:
         """Let go of all models, and give their memory back."""
@@ -122,11 +116,11 @@ def torch_device(name: str | None) -> Any:
     return device
 
 
-def drawn_folder(job: Job) -> Path | None:
-    """The folder of the job's model where all of the result is drawn and nothing is asked of the network.
+def drawn_alone(job: Job) -> MeshPipeline | None:
+    """What draws the job's result where all of it is drawn, and nothing is asked of the model's network.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model or device.
     """
     from flashportrait.drawing import MeshPipeline
     from flashportrait.weights.folder import model_folder, read_index
@@ -135,17 +129,20 @@ def drawn_folder(job: Job) -> Path | None:
     if job.lora or job.compile or job.attention is not None or released_model(job.model) is not None:
         return None
     folder = model_folder(job.model)
-    return folder if MeshPipeline.suffices(read_index(folder), job.refine) else None
+    index = read_index(folder)
+    if not MeshPipeline.suffices(index, job.refine):
+        return None
+    torch_device(job.device)
+    return MeshPipeline(index, folder.name)
 
 
-def _key(job: Job, plan: Plan | None, *, drawn: bool) -> Hashable:
+def _key(job: Job, plan: Plan | None) -> Hashable:
     """What decides a loaded pipeline; files count with their time of change."""
     files = (Path(job.model) / name for name in ("model_index.json", "transformer.pt"))
     model = job.model if job.model in MODELS else tuple(map(_stamp, files))
     fitted = None if plan is None else (plan.storage, plan.placement, plan.text_encoder, plan.float8, plan.compiled)
     return (
         model,
-        drawn,
         job.device,
         job.dtype,
         job.attention,
