@@ -23,7 +23,7 @@ from flashportrait.face.motion import LAYOUTS, PDFGC, MotionFeatures, MotionLayo
 from flashportrait.face.tracker import FaceTracker, extract_motion
 from flashportrait.media.clip import open_clip
 from flashportrait.media.portrait import load_portrait, reduction
-from flashportrait.media.reader import VideoReader
+from flashportrait.media.reader import VideoReader, read_ahead
 from flashportrait.rig.mesh import average_landmarks
 from flashportrait.rig.photo import PhotoRig
 
@@ -243,7 +243,7 @@ def _extract(
 ) -> MotionFeatures:
     rate, total = FRAMES_RATE, None
     if isinstance(source, VideoReader):
-        rate, total = source.info.rate, source.info.frames
+        rate, total, source = source.info.rate, source.info.frames, read_ahead(source)
     frames = (_to_array(frame) for frame in source)
     with counting("motion", total, progress) as advance:
         if layout == PDFGC:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import wave
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from clips import index_of, make_clip, numbered_frame
 from flashportrait.errors import UserError
-from flashportrait.media.reader import VideoReader
+from flashportrait.media.reader import READ_AHEAD, VideoReader, read_ahead
 
 NTSC = Fraction(30000, 1001)
 
@@ -256,6 +257,30 @@ def test_bad_files_are_refused_by_name(tmp_path: Path) -> None:
             VideoReader(tmp_path / name)
         assert "\n" not in str(caught.value)
         assert str(tmp_path / name) in str(caught.value)
+
+
+def test_frames_read_ahead_are_the_same_and_few_are_held() -> None:
+    begun: list[int] = []
+
+    def frames() -> Iterator[np.ndarray]:
+        for index in range(40):
+            begun.append(index)
+            yield np.array(index)
+
+    for place, frame in enumerate(read_ahead(frames())):
+        assert frame == place
+        assert len(begun) <= place + 1 + READ_AHEAD
+
+
+def test_what_goes_wrong_while_reading_ahead_is_raised_where_it_happened() -> None:
+    def broken() -> Iterator[np.ndarray]:
+        yield np.array(0)
+        raise UserError("broken off")
+
+    ahead = read_ahead(broken())
+    assert next(ahead) == 0
+    with pytest.raises(UserError, match="broken off"):
+        next(ahead)
 
 
 def test_real_clips_give_every_frame_their_header_states(shared: Path) -> None:

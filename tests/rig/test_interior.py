@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
+from flashportrait.rig.interior import _blurred
 from flashportrait.rig.landmarks import INNER_LIPS_LOWER, INNER_LIPS_UPPER, LOWER_LIDS, UPPER_LIDS
 from flashportrait.rig.mesh import average_landmarks, load_face_mesh, points_in_polygon
 from flashportrait.rig.photo import PhotoRig
@@ -117,3 +118,12 @@ def test_closed_lids_are_skin_all_over() -> None:
     white = (_rig(image).draw(closed[None], SIDE)[0].amin(0) > 0.8).sum()
     open_white = (_rig(image).draw(_row()[None], SIDE)[0].amin(0) > 0.8).sum()
     assert white < 0.1 * open_white
+
+
+@pytest.mark.parametrize("radius", [1, 4, 30])
+def test_a_blurred_pixel_is_the_mean_of_the_box_around_it(radius: int):
+    values = torch.rand(2, 25, 40, generator=torch.Generator().manual_seed(radius))
+    blurred = _blurred(values, radius)
+    for row, column in ((0, 0), (12, 20), (24, 3), (7, 39)):
+        rows, columns = (slice(max(place - radius, 0), place + radius + 1) for place in (row, column))
+        torch.testing.assert_close(blurred[:, row, column], values[:, rows, columns].mean((1, 2)))

@@ -82,3 +82,16 @@ def test_regression_recovers_a_known_basis():
 def test_points_in_polygon(point: tuple[float, float], inside: bool):
     square = torch.tensor([[0.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 2.0]])
     assert bool(points_in_polygon(torch.tensor(point), square)) is inside
+
+
+def test_points_near_a_polygon_with_notches_are_told_by_the_turns_around_them():
+    generator = torch.Generator().manual_seed(2)
+    angles = torch.arange(14.0) / 14 * 2 * torch.pi
+    reach = 3 + 4 * torch.rand(14, 1, generator=generator)
+    star = reach * torch.stack((angles.cos(), angles.sin()), 1) + torch.tensor([8.0, 9.0])
+    y, x = torch.meshgrid(torch.arange(18.0) + 0.5, torch.arange(20.0) + 0.5, indexing="ij")
+    points = torch.stack((x, y), -1)
+    rays = star - points[:, :, None]
+    headings = torch.atan2(rays[..., 1], rays[..., 0])
+    turns = (headings.roll(-1, -1) - headings + torch.pi) % (2 * torch.pi) - torch.pi
+    assert torch.equal(points_in_polygon(points, star), turns.sum(-1).abs() > torch.pi)

@@ -38,10 +38,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     from flashportrait.face.blendshapes import FaceLandmarker
     from flashportrait.face.tracker import FaceTracker, extract_motion
+    from flashportrait.media.reader import read_ahead
 
     tracker = FaceTracker(FaceLandmarker(), chosen["face"], chosen["face_box"])
     with console.bar(reader.info.frames, "motion") as bar:
-        motion = extract_motion(reader, reader.info.rate, tracker, bar.update)
+        motion = extract_motion(read_ahead(reader), reader.info.rate, tracker, bar.update)
     motion.save(args.output)
     for warning in reader.warnings:
         console.warn(warning)

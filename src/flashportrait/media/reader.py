@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +22,9 @@ from flashportrait.media.timing import Trim, parse_rate
 
 SEEK_MARGIN_SECONDS = 2
 """How far before the wanted frame to seek, past the leading frames that an open group of pictures can't decode."""
+
+READ_AHEAD = 2
+"""Frames that ``read_ahead`` holds."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +262,16 @@ class VideoReader:
         pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
         pixels = np.rot90(pixels, k=-source.rotation // 90)
         return np.ascontiguousarray(pixels[:, ::-1] if source.flipped else pixels)
+
+
+def read_ahead(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same frames, decoded by another thread while those before them are worked on."""
+    source = iter(frames)
+    with ThreadPoolExecutor(1) as pool:
+        coming = deque(pool.submit(next, source, None) for _ in range(READ_AHEAD))
+        while (frame := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, source, None))
+            yield frame
 
 
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | None]:

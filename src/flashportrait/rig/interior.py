@@ -148,10 +148,16 @@ def _window(points: Tensor, margin: tuple[float, float, float], image: Tensor) -
 
 
 def _blurred(values: Tensor, radius: float) -> Tensor:
-    """[c h w] blurred by a box of ``2 radius + 1`` pixels, along rows and columns."""
+    """[c h w] blurred by a box of ``2 radius + 1`` pixels, along rows and columns; the box ends at the borders."""
     reach = max(1, round(radius))
-    for kernel, padding in (((2 * reach + 1, 1), (reach, 0)), ((1, 2 * reach + 1), (0, reach))):
-        values = F.avg_pool2d(values[None], kernel, 1, padding, count_include_pad=False)[0]
+    for axis in (1, 2):
+        length = values.shape[axis]
+        # Sums from the border on, so that a wide box costs no more than a narrow one.
+        sums = F.pad(values.cumsum(axis), (1, 0) if axis == 2 else (0, 0, 1, 0))
+        place = torch.arange(length, device=values.device)
+        start, end = (place - reach).clamp_min(0), (place + reach + 1).clamp_max(length)
+        count = (end - start) if axis == 2 else (end - start)[:, None]
+        values = (sums.index_select(axis, end) - sums.index_select(axis, start)) / count
     return values
 
 

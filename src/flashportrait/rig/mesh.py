@@ -168,9 +168,15 @@ def boundary_loop(triangles: Tensor) -> list[int]:
 
 def points_in_polygon(points: Tensor, polygon: Tensor) -> Tensor:
     """Even-odd test: points [... 2] against polygon [k 2] -> bool [...]."""
+    (left, top), (right, bottom) = polygon.amin(0), polygon.amax(0)
+    x, y = points.unbind(-1)
+    near = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+    # Few points are near most polygons, and only they are looked at edge by edge.
+    x, y = x[near, None], y[near, None]
     start, end = polygon, polygon.roll(-1, 0)
-    x, y = points[..., :1], points[..., 1:]
     crosses = (start[:, 1] > y) != (end[:, 1] > y)
     rise = torch.where(end[:, 1] == start[:, 1], torch.ones_like(end[:, 1]), end[:, 1] - start[:, 1])
     left_of = x < start[:, 0] + (y - start[:, 1]) * (end[:, 0] - start[:, 0]) / rise
-    return (crosses & left_of).sum(-1) % 2 == 1
+    inside = torch.zeros_like(near)
+    inside[near] = (crosses & left_of).sum(-1) % 2 == 1
+    return inside

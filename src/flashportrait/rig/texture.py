@@ -41,7 +41,7 @@ class PhotoTexture:
             shade_pixels: how far rims cast their shade, in the frames' pixels.
         """
         if texels not in self._pictures:
-            self._pictures[texels] = tuple(F.avg_pool2d(layer, texels, stride=1) for layer in self._pictures[1])
+            self._pictures[texels] = tuple(_window_means(layer, texels) for layer in self._pictures[1])
         surface = self._pictures[texels][0]
         places = places - (texels - 1) / 2
         frames, height, width = opened.shape
@@ -107,6 +107,17 @@ def _shade(pixels: Tensor, shape: tuple[int, int, int], reach: float) -> Tensor:
 def _at(layer: Tensor, places: Tensor) -> Tensor:
     """Values [c n] of a layer [1 c h w] at places [n 2] in its pixels."""
     return _look_up(layer, places.view(1, 1, -1, 2)).view(layer.shape[1], -1)
+
+
+def _window_means(layer: Tensor, side: int) -> Tensor:
+    """Means [1 c h - side + 1 w - side + 1] of all squares of a layer [1 c h w]: pooling takes twice as long."""
+    for axis in (2, 3):
+        count = layer.shape[axis] - side + 1
+        total = layer.narrow(axis, 0, count).clone()
+        for start in range(1, side):
+            total += layer.narrow(axis, start, count)
+        layer = total.div_(side)
+    return layer
 
 
 def _look_up(layer: Tensor, places: Tensor) -> Tensor:
