@@ -20,12 +20,14 @@ from flashportrait.errors import UserError
 from flashportrait.face.blendshapes import FaceLandmarker
 from flashportrait.face.crop import PortraitCrop, align_portrait
 from flashportrait.face.motion import LAYOUTS, PDFGC, MotionFeatures, MotionLayout
+from flashportrait.face.resting import adapted
 from flashportrait.face.tracker import FaceTracker, extract_motion
 from flashportrait.media.clip import open_clip
 from flashportrait.media.portrait import load_portrait, reduction
 from flashportrait.media.reader import VideoReader, read_ahead
 from flashportrait.rig.mesh import average_landmarks
 from flashportrait.rig.photo import PhotoRig
+from flashportrait.rig.pose import GUIDE_REACH, head_pose_limits
 
 DrivingSource = str | Path | MotionFeatures | VideoReader | Iterable[np.ndarray | Image.Image]
 """A video's or motion template's path, an opened video, motion rows, or frames (uint8 RGB [h w 3], or images)."""
@@ -225,7 +227,8 @@ def shape_motion(motion: MotionFeatures, controls: MotionControls, portrait_row:
     if controls.motion == "absolute" or (controls.motion == "adapted" and portrait_row is None):
         return shaped
     if controls.motion == "adapted":
-        return shaped.adapted_to(portrait_row)
+        lowest, highest = head_pose_limits(torch.from_numpy(portrait_row), GUIDE_REACH)
+        return adapted(shaped, portrait_row, (lowest[:3].numpy(), highest[:3].numpy()))
     if portrait_row is None:
         raise UserError(
             "relative motion needs the portrait's own expression, which this model doesn't read; use absolute"

@@ -17,7 +17,6 @@ from flashportrait.face.motion import (
     BLENDSHAPES,
     LAYOUTS,
     PDFGC,
-    RESTING_MOST,
     MotionFeatures,
     bilateral,
     fill_gaps,
@@ -25,7 +24,6 @@ from flashportrait.face.motion import (
 
 NTSC = Fraction(30000, 1001)
 BLINK = BLENDSHAPES.head_pose + BLENDSHAPE_NAMES.index("eyeBlinkLeft")
-BROW = BLENDSHAPES.head_pose + BLENDSHAPE_NAMES.index("browInnerUp")
 JAW = BLENDSHAPES.head_pose + BLENDSHAPE_NAMES.index("jawOpen")
 YAW = 0
 
@@ -234,72 +232,3 @@ def test_gaps_are_interpolated_and_held_at_the_ends():
     filled, missing = fill_gaps(rows)
     np.testing.assert_allclose(filled[:, 0], [0, 0, 1, 2, 3, 3])
     assert missing == (0, 2, 3, 5)
-
-
-def talking(rest: float, seconds: float = 4.0) -> MotionFeatures:
-    """Somebody whose inner brows rest at ``rest`` and rise to 1 now and then."""
-    values = np.zeros((round(25 * seconds), BLENDSHAPES.width), np.float32)
-    values[:, BROW] = rest
-    values[::10, BROW] = 1
-    return MotionFeatures(values, Fraction(25))
-
-
-def test_a_driver_at_rest_leaves_the_portrait_at_rest_and_extremes_stay():
-    own = np.zeros(BLENDSHAPES.width, np.float32)
-    own[BROW] = 0.1
-    adapted = talking(0.3).adapted_to(own).values[:, BROW]
-    np.testing.assert_allclose(adapted[1::10], 0.1, atol=1e-6)
-    np.testing.assert_allclose(adapted[::10], 1)
-
-
-def test_what_does_not_pass_for_a_face_at_rest_is_an_expression():
-    """Of brows raised to .9 throughout, and of a portrait's open mouth, nothing but a resting face's share is taken."""
-    own = np.zeros(BLENDSHAPES.width, np.float32)
-    own[JAW] = 0.8
-    raised = talking(0.9)
-    assert raised.resting_expression()[BROW - 6] == pytest.approx(RESTING_MOST["brow"])
-    adapted = raised.adapted_to(own).values
-    assert adapted[1, BROW] > 0.7
-    assert adapted[:, JAW].max() <= RESTING_MOST["jawOpen"]
-
-
-@given(st.floats(0, 0.4), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
-def test_adapting_keeps_order_and_range(rest, own_brow, low, high):
-    motion, own = talking(rest), np.zeros(BLENDSHAPES.width, np.float32)
-    own[BROW] = own_brow
-    values = motion.values.copy()
-    values[1, BROW], values[2, BROW] = sorted((low, high))
-    adapted = MotionFeatures(values, Fraction(25)).adapted_to(own).values[:, BROW]
-    assert (adapted >= 0).all()
-    assert (adapted <= 1 + 1e-6).all()
-    assert adapted[1] <= adapted[2] + 1e-6
-
-
-def test_a_driver_who_reads_from_below_the_camera_looks_where_the_portrait_looks():
-    values, own = np.zeros((100, BLENDSHAPES.width), np.float32), np.zeros(BLENDSHAPES.width, np.float32)
-    down, out = (6 + BLENDSHAPE_NAMES.index(name) for name in ("eyeLookDownLeft", "eyeLookOutLeft"))
-    values[:, down], own[out] = 0.4, 0.3
-    values[50:, out] = 0.8
-    adapted = MotionFeatures(values, Fraction(25)).adapted_to(own).values
-    np.testing.assert_allclose(adapted[:, down], 0, atol=1e-6)
-    np.testing.assert_allclose(adapted[0, out], 0.3, atol=1e-6)
-    assert adapted[60, out] > 0.8
-
-
-def test_the_same_resting_face_changes_nothing_and_pose_stays():
-    motion = talking(0.2)
-    own = motion.values[1]
-    np.testing.assert_allclose(motion.adapted_to(own).values, motion.values, atol=1e-6)
-    other = clip(100)
-    changed = np.flatnonzero((other.adapted_to(np.zeros(BLENDSHAPES.width)).values != other.values).any(axis=0))
-    assert changed.min() >= 6
-
-
-def test_a_clip_too_short_to_tell_is_taken_as_it_is():
-    short = talking(0.3, seconds=0.8)
-    np.testing.assert_array_equal(short.adapted_to(np.full(BLENDSHAPES.width, 0.2, np.float32)).values, short.values)
-
-
-def test_other_extractors_motion_is_not_adapted():
-    motion = clip(50, layout=PDFGC)
-    assert motion.adapted_to(np.zeros(57)) is motion

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -132,28 +132,6 @@ SMOOTHING = {"head_pose": (0.06, 0.03), "eyes": (0.04, 0.04), "emotion": (0.06, 
 in the columns' own units: radians, face sizes, log scale, coefficients."""
 SMOOTHING_SHARE = 0.25
 """The same change for extractors without known units, in standard deviations of the column."""
-
-
-RESTING_MOST = {
-    "eyeBlink": 0.25,
-    "eyeLook": 0.5,
-    "eyeSquint": 0.7,
-    "eyeWide": 0.15,
-    "brow": 0.6,
-    "mouth": 0.2,
-    "mouthSmile": 0.1,
-    "mouthFrown": 0.3,
-    "mouthShrug": 0.3,
-    "mouthRoll": 0.3,
-    "mouthPress": 0.3,
-    "mouthLeft": 0.1,
-    "mouthRight": 0.1,
-    "jawOpen": 0.06,
-}
-"""How much of a coefficient passes for a face at rest, by the longest of these that its name starts with; else 0."""
-RESTING_PERCENTILE = 25
-RESTING_SECONDS = 1
-"""Least length of a clip that tells what its face is like at rest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,37 +278,6 @@ class MotionFeatures:
         anchor_row = self.values[self.neutral_frame() if anchor is None else anchor]
         return self._with_values(portrait_row + (self.values - anchor_row))
 
-    def resting_expression(self) -> np.ndarray:
-        """The expression that the face has when it does nothing, as far as it passes for one, coefficients [51].
-
-        A low percentile over the clip, at most ``RESTING_MOST``; zeros where the clip is too short to tell.
-        """
-        most = _by_coefficient(RESTING_MOST)
-        if len(self) < RESTING_SECONDS * self.rate:
-            return np.zeros_like(most)
-        seen = np.delete(self.values[:, self.layout.head_pose :], self.missing, axis=0)
-        return np.minimum(np.percentile(seen, RESTING_PERCENTILE, axis=0).astype(np.float32), most)
-
-    def adapted_to(self, portrait_row: np.ndarray) -> MotionFeatures:
-        """The same performance by somebody whose face at rest is the portrait's, with its own row [d].
-
-        Faces at rest differ: one's brows are high, another's mouth turns down, and the extractor reads that as
-        expression. Each coefficient is mapped so that the driver's at rest becomes the portrait's, while 0 and 1 stay
-        what they are. Of the portrait, too, only what passes for a resting face counts: a smile isn't kept. Motion of
-        other extractors than blendshapes stays as it is.
-        """
-        if self.layout is not BLENDSHAPES:
-            return self
-        columns = slice(self.layout.head_pose, None)
-        rest, own = self.resting_expression(), np.minimum(portrait_row[columns], _by_coefficient(RESTING_MOST))
-        own = np.where(rest.any(), own, rest)
-        given = self.values[:, columns]
-        below = given * (own / np.maximum(rest, 1e-6))
-        above = own + (given - rest) * ((1 - own) / (1 - rest))
-        values = self.values.copy()
-        values[:, columns] = np.where(given < rest, below, above)
-        return replace(self, values=values)
-
     def smoothed(self, strength: float = 1.0) -> MotionFeatures:
         """Take the jitter out of a tracked face without lag and without swallowing blinks; 0 leaves all as it is.
 
@@ -383,15 +330,6 @@ class MotionFeatures:
             coefficients = values[:, self.layout.head_pose :]
             np.clip(coefficients, 0, 1, out=coefficients)
         return replace(self, values=values)
-
-
-def _by_coefficient(table: Mapping[str, float]) -> np.ndarray:
-    """Values for ``BLENDSHAPE_NAMES`` from a table of how their names start; the longest start counts.  float32 [51]"""
-
-    def value(name: str) -> float:
-        return table.get(max((start for start in table if name.startswith(start)), key=len, default=""), 0.0)
-
-    return np.array([value(name) for name in BLENDSHAPE_NAMES], dtype=np.float32)
 
 
 def fill_gaps(rows: Sequence[np.ndarray | None]) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -28,7 +28,7 @@ from flashportrait.rig.landmarks import (
     UPPER_LIDS,
 )
 from flashportrait.rig.mesh import load_face_mesh
-from flashportrait.rig.pose import GUIDE_REACH, fit_head, limit_motion, rotation_matrices
+from flashportrait.rig.pose import GUIDE_REACH, fit_head, limit_motion, rotation_matrices, with_symmetric_depth
 from flashportrait.rig.rasterizer import barycentric_maps, rasterize
 from flashportrait.rig.rings import OVERHANG, RINGS, place_rings, ring_triangles
 from flashportrait.rig.texture import SHADE_CM, PhotoTexture
@@ -95,7 +95,9 @@ class PhotoRig:
         landmarks = with_hidden_side_drawn_in(with_lip_rims(with_lower_rims(landmarks.float())), mesh)
         self.scale, self.rotation, self.centre = fit_head(landmarks, mesh)
         self.lift = landmarks.new_tensor([1.0, 1.0, DEPTH_GAIN])
-        self.head = ((landmarks - self.centre) * self.lift) @ self.rotation / self.scale
+        turned = with_symmetric_depth((landmarks - self.centre) * self.lift, self.rotation, mesh)
+        landmarks = turned / self.lift + self.centre
+        self.head = turned @ self.rotation / self.scale
         self.face = ExpressiveFace(mesh, self.head, own_row[6:])
         self.texture = PhotoTexture(
             image, paint_layers(image, landmarks, float(self.scale), self.face.lip_rise, self.face.jaw_drop)

@@ -16,8 +16,13 @@ TRUE_REACH = (math.radians(25), math.radians(18), math.radians(20), 0.12, 0.12, 
 photo's own at which a warp still passes for the truth; beyond, the mesh shows sides that the photo lacks."""
 GUIDE_REACH = (math.radians(33), math.radians(24), math.radians(28), 0.25, 0.25, 0.3)
 """The same for a warp that is drawn as a reference."""
-HIDDEN_SIDE_CAUTION = 0.9
-"""A photo turned by an angle may turn back past its front by this much of it less: that side of it is foreshortened."""
+HIDDEN_SIDE_CAUTION = 1.35
+"""A photo turned by an angle may turn back to its front by this much of it less: that side of it is foreshortened."""
+LEAST_TURN_BACK = math.radians(6)
+"""How far any photo may."""
+DEPTH_TRUST = 0.02
+"""Weight of the landmarker's depths against the symmetry of faces. Symmetry tells more of depths the more a face is
+turned: as much as the landmarker at 6 degrees, seven times as much at 15."""
 LEAST_MOVE_CM = 0.15
 """Actions that move no landmark this far in the expression basis are unknown to it."""
 
@@ -53,6 +58,22 @@ def fit_head(landmarks: Tensor, mesh: FaceMesh) -> tuple[Tensor, Tensor, Tensor]
     return fit_similarity(canonical, landmarks[..., :MESH_LANDMARKS, :], mesh.pose_weights)
 
 
+def with_symmetric_depth(turned: Tensor, rotation: Tensor, mesh: FaceMesh) -> Tensor:
+    """Landmarks [478 3] of a head with ``rotation`` [3 3], about its centre, at depths that make its sides most alike.
+
+    The landmarker's own depths make a turned face lopsided: its features lie too near the side turned away. The depths
+    of each pair of mirrored landmarks p and q, in the head frame, are changed by the a and b for which
+    |p - mirrored q|^2 + ``DEPTH_TRUST`` (a^2 + b^2) is least. Seen as in the photo, no landmark moves.
+    """
+    mirrored = turned.new_tensor([-1.0, 1.0, 1.0])
+    head = turned @ rotation
+    apart = head - head[mesh.mirror] * mirrored
+    deeper = rotation[2]
+    alike, own = (deeper * deeper * mirrored).sum(), 1 + DEPTH_TRUST
+    change = (alike * (apart @ (deeper * mirrored)) - own * (apart @ deeper)) / (own**2 - alike**2)
+    return turned + F.pad(change[:, None], (2, 0))
+
+
 def head_angles(landmarks: Tensor) -> Tensor:
     """Yaw, pitch and roll [... 3] of faces from their landmarks [... 478 3] in pixels."""
     mesh = load_face_mesh().to(landmarks.device)
@@ -61,9 +82,11 @@ def head_angles(landmarks: Tensor) -> Tensor:
 
 def head_pose_limits(own_row: Tensor, reach: tuple[float, ...] = TRUE_REACH) -> tuple[Tensor, Tensor]:
     """Lowest and highest head pose columns [6] that a photo with ``own_row`` [57] can be warped to."""
-    reach, own = own_row.new_tensor(reach), own_row[:6]
-    hidden = HIDDEN_SIDE_CAUTION * F.pad(own[:1], (0, 5))
-    return own - reach + hidden.clamp(min=0), own + reach + hidden.clamp(max=0)
+    own, below = own_row[:6], own_row.new_tensor(reach)
+    above, hidden = below.clone(), HIDDEN_SIDE_CAUTION * own[0]
+    below[0] = (below[0] - hidden.clamp(min=0)).clamp_min(LEAST_TURN_BACK)
+    above[0] = (above[0] + hidden.clamp(max=0)).clamp_min(LEAST_TURN_BACK)
+    return own - below, own + above
 
 
 def limit_motion(own_row: Tensor, motion: Tensor, reach: tuple[float, ...] = TRUE_REACH) -> Tensor:
