@@ -59,6 +59,8 @@ CLOSING_ACTIONS = ("mouthRollUpper", "mouthRollLower", "mouthPress", "mouthClose
 """Actions that never part the lips, though the landmarks of lips that are rolled in lie apart."""
 LID_ACTIONS = ("eyeBlink", "eyeWide")
 """Actions of the lids alone: the skin above follows by other means (``face.CREASE_SHARE``)."""
+LOWER_LID_SHARE = 0.2
+"""How much of its regressed motion anything but the upper lid takes: the landmarker puts closed eyes too low."""
 LONGEST_TRAVEL_CM = {"mouth": 1.5, "brow": 1.2}
 """The furthest that an action of the lips or the brows, fully shown, moves any of their landmarks."""
 UPPER_LIP_WITH_JAW = 0.5
@@ -88,6 +90,12 @@ def anatomical(basis: Tensor, gains: Tensor, canonical_face: Tensor) -> Tensor:
             corners = basis[row, [UPPER_LIDS[side][0], UPPER_LIDS[side][-1]], :2].mean(0)
             reach = basis.new_tensor(GAZE_REACH_CM[stem]) / READING_GAINS[stem]
             basis[row, list(IRISES[side]), :2] = corners + reach
+        if stem in LID_ACTIONS:
+            # Taken from the upper lid as well, so that eyes close as fast as before.
+            upper, lower = list(UPPER_LIDS[side][1:-1]), list(LOWER_LIDS[side][1:-1])
+            lid = basis[row, upper] - (1 - LOWER_LID_SHARE) * basis[row, lower]
+            basis[row] *= LOWER_LID_SHARE
+            basis[row, upper] = lid
         if name.startswith("jaw"):
             basis[row] *= 1 - (1 - UPPER_LIP_WITH_JAW) * upper_lip_share(canonical_face)[:, None]
         if name.startswith("mouth"):

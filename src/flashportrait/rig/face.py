@@ -25,8 +25,8 @@ from flashportrait.rig.pose import head_angles
 
 UPPER_LIP_SHARE = 0.35
 """The upper lip's part in closing a gap between the lips."""
-OPENNESS = (0.04, 1.35)
-"""Least and widest opening of the lids, over the photo's own: between closed lids remains a line."""
+OPENNESS = (0.0, 1.35)
+"""Least and widest opening of the lids, over the photo's own."""
 CREASE_SHARE = 0.4
 """How far the skin above an upper lid follows it down, so that a closed lid is made of more than its darkest edge."""
 LIP_RISE = 0.4

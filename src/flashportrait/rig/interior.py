@@ -47,8 +47,9 @@ IRIS_MARGIN = 1.06
 """The landmarks' iris radius times this takes in the dark limbus."""
 SKIN_AROUND = 0.3
 """How far from an eye the skin is taken to be like its lid's, in units of the eye's width."""
-CREASE_FADE = 0.08
+CREASE_FADE = 0.14
 """How far above the crease a closed lid's skin goes over into the photograph's, in units of the eye's width."""
+LIT = 2.0
 LASH_LINE = 0.03
 """Width of the lashes on a closed lid, in the same units."""
 LASHES = 0.05
@@ -74,7 +75,7 @@ class Layers:
     jaw: Tensor
     """[4 h w]: colour and coverage, where the jaw is in the photograph."""
     lids: Tensor
-    """[4 h w]: the skin of closed upper lids, and how much of it shows: not at the lashes."""
+    """[5 h w]: the skin of closed upper lids, how much of it shows, and how near the lashes are, .5 at the rim."""
 
 
 def paint_layers(image: Tensor, landmarks: Tensor, pixels_per_cm: float, lip_rise: float, jaw_drop: float) -> Layers:
@@ -103,7 +104,7 @@ def paint_layers(image: Tensor, landmarks: Tensor, pixels_per_cm: float, lip_ris
     corner = points.new_tensor([columns.start, rows.start])
     part, points = image[:, rows, columns], points - corner
     skull = torch.cat((part, torch.zeros_like(part)))
-    jaw, lids = torch.zeros_like(skull[:4]), torch.zeros_like(skull[:4])
+    jaw, lids = torch.zeros_like(skull[:4]), torch.zeros_like(skull[:5])
     light = _light(image, landmarks)
     _paint_mouth(skull, jaw, part, points, pixels_per_cm, light, lip_rise, jaw_drop)
     eyes = zip(UPPER_LIDS, LOWER_LIDS, LID_CREASES, IRISES, BROWS, strict=True)
@@ -283,11 +284,28 @@ def _paint_lid(
         _blurred(mask[None].float(), reach * width)[0]
         for mask, reach in ((opening, LASH_LINE), (opening | strip, CREASE_FADE), (opening | strip, SKIN_AROUND))
     )
-    # Lit skin more than what lies in a fold's shade.
     skin = ((covered < 0.02) & (around > 0) & ~hairy) * picture.amax(0)
     plain = (picture * skin).sum((1, 2)) / skin.sum().clamp_min(1e-3)
-    lids[:3, rows, columns] = _continued(picture, skin, width, plain)
-    lids[3, rows, columns] = (1 - smoothstep(lashes / 0.3)) * smoothstep(covered / 0.6)
+    # A closed lid is a dome: lit in its middle, and like what is around it where it ends.
+    lit = (skin / skin.amax().clamp_min(1e-3)).pow(LIT)
+    light = (picture * lit).sum((1, 2)) / lit.sum().clamp_min(1e-3)
+    rim, fold = points[list(upper)], points[[upper[0], *crease, upper[-1]]]
+    below, above = _distance(pixels, rim), _distance(pixels, fold)
+    height = torch.where(strip, below / (below + above).clamp_min(1e-6), 1)
+    across = ((pixels - rim[[0, -1]].mean(0)) @ F.normalize(rim[-1] - rim[0], dim=0)) / (width / 2)
+    dome = (1 - height.square()) * (1 - across.square()).clamp_min(0).sqrt()
+    surroundings = _continued(picture, skin, width, plain)
+    lids[:3, rows, columns] = torch.lerp(surroundings, light[:, None, None].expand_as(surroundings), dome)
+    lids[3, rows, columns] = smoothstep(covered / 0.35)
+    lids[4, rows, columns] = lashes
+
+
+def _distance(points: Tensor, line: Tensor) -> Tensor:
+    """Of points [... 2] from the nearest place on a line through corners [k 2]."""
+    start, along = line[:-1], line.diff(dim=0)
+    offset = points.unsqueeze(-2) - start
+    share = ((offset * along).sum(-1) / along.square().sum(-1).clamp_min(1e-6)).clamp(0, 1)
+    return (offset - share.unsqueeze(-1) * along).norm(dim=-1).amin(-1)
 
 
 def _continued(picture: Tensor, known: Tensor, width: float, plain: Tensor) -> Tensor:

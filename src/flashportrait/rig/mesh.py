@@ -8,6 +8,7 @@ reports (cheekPuff, cheekSquint, noseSneer) have no basis and move nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -62,6 +63,14 @@ class FaceMesh:
             change = change * proportions
         change = change * torch.where((change > 0) | two_way, self.gains, torch.ones_like(self.gains))
         return torch.einsum("tc,cnd->tnd", change, self.expression_basis)
+
+    def triangles_around(self, vertices: Sequence[int], rings: int) -> Tensor:
+        """[898] bool: triangles that touch the vertices, those that touch these, and so on, for some rings."""
+        near = self.triangles.new_tensor(list(vertices))
+        for _ in range(rings):
+            touching = torch.isin(self.triangles, near).any(1)
+            near = self.triangles[touching].unique()
+        return touching
 
     def triangles_inside(self, polygon: tuple[int, ...] | list[int], grow: float = 1.0) -> Tensor:
         """[898] bool: triangles whose centre lies inside the canonical face's polygon, scaled about its own centre."""

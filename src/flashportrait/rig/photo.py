@@ -7,6 +7,7 @@ and neck along and come to rest at the border of the picture. Mouth and eye open
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,8 @@ AS_IT_IS_CM = 0.3
 """Change of the gap between the lips after which nothing behind them is as in the photo."""
 LIDS_AS_THEY_ARE = 0.25
 """The same for the lids, in units of the photo's own opening."""
+SHUT = 0.1
+"""Openness of lids, over the photo's own, below which they are closed."""
 GAZE_LIMIT = (0.3, 0.22)
 """Largest shift of an iris across and along the picture, in units of the eye's width."""
 
@@ -133,8 +136,14 @@ class PhotoRig:
         rims = [list(upper) + list(lower)[-2:0:-1] for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True)]
         self.eye_holes = [pad(mesh.triangles_among(eye)) for eye in eyes]
         self.lids = [
-            pad(torch.isin(mesh.triangles, mesh.triangles.new_tensor(crease)).any(1)) for crease in LID_CREASES
+            pad(mesh.triangles_around(crease, 2) & ~mesh.triangles_around(lower[1:-1], 1)) & ~hole
+            for crease, lower, hole in zip(LID_CREASES, LOWER_LIDS, self.eye_holes, strict=True)
         ]
+        self.lashes = [
+            _renumbered(self.triangles[hole], lower, upper)
+            for hole, upper, lower in zip(self.eye_holes, UPPER_LIDS, LOWER_LIDS, strict=True)
+        ]
+        """Corners of an eye's triangles, with the upper lid's landmarks for the lower's."""
         self.mouth_hole = pad(mesh.triangles_among(INNER_LIPS_UPPER + INNER_LIPS_LOWER))
         self.opening = self.mouth_hole | self.eye_holes[0] | self.eye_holes[1]
         self.is_face = pad(torch.ones(len(mesh.triangles), dtype=torch.bool, device=mesh.triangles.device))
@@ -249,7 +258,7 @@ class PhotoRig:
         inside = _by_triangle(F.pad(opened, (0, 1)), index)
         shade = SHADE_CM * float(self.scale) / pixel[0]
         frames = self.texture.sample(places, inside, jaw, max(1, round(pixel[0])), shade)
-        _soften_outlines(frames, places, inside == 0, OUTLINE_JUMP * max(pixel))
+        _soften_outlines(frames, places, inside <= 0, OUTLINE_JUMP * max(pixel))
         return frames, index, maps
 
     def _covered(self, corners: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -297,7 +306,12 @@ class PhotoRig:
             shift = torch.maximum(torch.minimum(shift, limit), -limit)
             texture[:, hole] = inner[:, self.triangles[hole]] - shift[:, None, None]
             change = (expression.openness[:, eye] - 1).abs() / LIDS_AS_THEY_ARE + (shift / limit).norm(dim=1)
-            opened[:, hole] = 2 - smoothstep(change)[:, None]
+            opened[:, hole] = 4 - smoothstep(change)[:, None]
+            # What is left between closed lids shows the lashes.
+            shut = expression.openness[:, eye] < SHUT
+            opened[:, hole] *= ~shut[:, None]
+            lashes = self.rest[self.lashes[eye], :2]
+            texture[:, hole] = torch.where(shut[:, None, None, None], lashes, texture[:, hole])
             opened[:, self.lids[eye]] = (expression.openness[:, eye, None] - 1).clamp(max=0)
         return texture, opened
 
@@ -314,6 +328,14 @@ def animate_photo(image: Tensor, landmarks: Tensor, own_row: Tensor, motion: Ten
 
 def _height_width(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
+
+
+def _renumbered(triangles: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """Triangles [f 3] with the vertices ``old`` replaced by ``new``, one by one."""
+    renumbered = triangles.clone()
+    for before, after in zip(old, new, strict=True):
+        renumbered[triangles == before] = after
+    return renumbered
 
 
 def _positions(index: Tensor, affine: Tensor, bare: tuple[float, float]) -> Tensor:

@@ -13,6 +13,9 @@ SHADE_CM = 0.3
 """How far lips and lids cast their shade on what lies behind; above, they do twice as far."""
 DARKEST = 0.35
 """Light that reaches what lies right behind a rim."""
+EYE_SHADE = 0.45
+"""Share of that shade in eyes: an eyeball lies right behind its lids."""
+LASHES_WHOLE, LASHES_DRAWN = 0.3, 0.2
 
 Pyramid = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -34,8 +37,8 @@ class PhotoTexture:
 
         Args:
             places: of every pixel of t frames.
-            opened: [t h w] 0 on the surface; inside an opening 1, and up to 2 where it is as in the photograph; on an
-                upper lid -1 where it is closed, and up to 0 where it is as in the photograph.
+            opened: [t h w] 0 on the surface; inside a mouth 1, and up to 2 where it is as in the photograph; inside an
+                eye 3 and up to 4; on an upper lid -1 where it is closed, and up to 0 where it is as in the photograph.
             jaw: how far the jaw has moved, [t 2] in the photograph's pixels; None where nothing is open.
             texels: rows and columns of the photograph that a pixel covers; it shows their mean.
             shade_pixels: how far rims cast their shade, in the frames' pixels.
@@ -68,11 +71,15 @@ class PhotoTexture:
             seen = places.view(-1, 2).index_select(0, pixels)
             if behind:
                 moved = seen - jaw.index_select(0, pixels // (height * width))
-                painted, kept = self._behind(texels, seen, moved, share - 1)
-                painted = painted * _shade(pixels, (frames, height, width), shade_pixels)
+                eye = share > 2
+                painted, kept = self._behind(texels, seen, moved, share - torch.where(eye, 3, 1))
+                light = _shade(pixels, (frames, height, width), shade_pixels)
+                painted = painted * torch.where(eye, 1 - EYE_SHADE * (1 - light), light)
             else:
-                painted, shown = _at(self._pictures[texels][3], seen - self._corners[2]).split((3, 1))
-                kept = 1 + shown * share
+                painted, shown, lashes = _at(self._pictures[texels][3], seen - self._corners[2]).split((3, 1, 1))
+                # The skin between lashes and crease unfolds, and lashes stay as wide as they are.
+                bare = 1 - smoothstep((lashes + LASHES_DRAWN * share) / (LASHES_WHOLE + (LASHES_WHOLE - 0.2) * share))
+                kept = 1 + shown * bare * share
             colours.index_copy_(1, pixels, painted + (photo - painted) * kept)
 
     def _behind(self, texels: int, seen: Tensor, moved: Tensor, as_it_is: Tensor) -> tuple[Tensor, Tensor]:
