@@ -27,6 +27,8 @@ UPPER_LIP_SHARE = 0.35
 """The upper lip's part in closing a gap between the lips."""
 OPENNESS = (0.0, 1.35)
 """Least and widest opening of the lids, over the photo's own."""
+BROWS_WITH_GLASSES = 0.4
+"""How far brows move on a face with glasses, of what they would: the mesh bends glasses along."""
 CREASE_SHARE = 0.4
 """How far the skin above an upper lid follows it down, so that a closed lid is made of more than its darkest edge."""
 LIP_RISE = 0.4
@@ -86,10 +88,11 @@ class ExpressiveFace:
         mesh: the landmark mesh.
         head: the face's own landmarks in the head frame, [478 3] in centimetres.
         own: its own coefficients [51].
+        glasses: how sure it is that it wears some, in [0, 1]; the skin that they are seen on moves little with brows.
     """
 
-    def __init__(self, mesh: FaceMesh, head: Tensor, own: Tensor) -> None:
-        self.mesh, self.head, self.own = mesh, head, own
+    def __init__(self, mesh: FaceMesh, head: Tensor, own: Tensor, glasses: float = 0.0) -> None:
+        self.mesh, self.head, self.own, self._glasses = mesh, head, own, glasses
         nothing = torch.zeros_like(own)
         self.proportions = self._proportions(head - mesh.displacement(nothing, own[None])[0])
         self._fading_proportions = self.proportions * self._fading_shares()
@@ -109,7 +112,7 @@ class ExpressiveFace:
         eyes = [ratio(upper[0], upper[-1]) for upper in UPPER_LIDS]
         height = _brow_height(self.head) / _brow_height(average)
         by_start = {
-            "brow": min(max(height, LEAST_BROW_PROPORTION), 1.0),
+            "brow": min(max(height, LEAST_BROW_PROPORTION), 1.0) * (1 - (1 - BROWS_WITH_GLASSES) * self._glasses),
             "jaw": ratio(2, CHIN[0]),
             "mouth": ratio(OUTER_LIPS[0], OUTER_LIPS[10]),
             "eyeLook": sum(eyes) / 2,

@@ -64,12 +64,11 @@ class FaceMesh:
         change = change * torch.where((change > 0) | two_way, self.gains, torch.ones_like(self.gains))
         return torch.einsum("tc,cnd->tnd", change, self.expression_basis)
 
-    def triangles_around(self, vertices: Sequence[int], rings: int) -> Tensor:
+    def triangles_around(self, vertices: Sequence[int], rings: int = 1) -> Tensor:
         """[898] bool: triangles that touch the vertices, those that touch these, and so on, for some rings."""
-        near = self.triangles.new_tensor(list(vertices))
-        for _ in range(rings):
-            touching = torch.isin(self.triangles, near).any(1)
-            near = self.triangles[touching].unique()
+        touching = torch.isin(self.triangles, self.triangles.new_tensor(list(vertices))).any(1)
+        for _ in range(rings - 1):
+            touching = torch.isin(self.triangles, self.triangles[touching]).any(1)
         return touching
 
     def triangles_inside(self, polygon: tuple[int, ...] | list[int], grow: float = 1.0) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flashportrait.rig.expression import smoothstep
 from flashportrait.rig.face import Expression, ExpressiveFace, with_hidden_side_drawn_in, with_lip_rims, with_lower_rims
+from flashportrait.rig.glasses import glasses_seen
 from flashportrait.rig.interior import SLIT_PIXELS, paint_layers
 from flashportrait.rig.landmarks import (
     INNER_LIPS_LOWER,
@@ -101,7 +102,7 @@ class PhotoRig:
         turned = with_symmetric_depth((landmarks - self.centre) * self.lift, self.rotation, mesh)
         landmarks = turned / self.lift + self.centre
         self.head = turned @ self.rotation / self.scale
-        self.face = ExpressiveFace(mesh, self.head, own_row[6:])
+        self.face = ExpressiveFace(mesh, self.head, own_row[6:], glasses_seen(image, landmarks))
         self.texture = PhotoTexture(
             image, paint_layers(image, landmarks, float(self.scale), self.face.lip_rise, self.face.jaw_drop)
         )
@@ -136,7 +137,7 @@ class PhotoRig:
         rims = [list(upper) + list(lower)[-2:0:-1] for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True)]
         self.eye_holes = [pad(mesh.triangles_among(eye)) for eye in eyes]
         self.lids = [
-            pad(mesh.triangles_around(crease, 2) & ~mesh.triangles_around(lower[1:-1], 1)) & ~hole
+            pad(mesh.triangles_around(crease, 2) & ~mesh.triangles_around(lower[1:-1])) & ~hole
             for crease, lower, hole in zip(LID_CREASES, LOWER_LIDS, self.eye_holes, strict=True)
         ]
         self.lashes = [
