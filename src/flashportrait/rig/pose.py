@@ -16,7 +16,7 @@ TRUE_REACH = (math.radians(25), math.radians(18), math.radians(20), 0.12, 0.12, 
 photo's own at which a warp still passes for the truth; beyond, the mesh shows sides that the photo lacks."""
 GUIDE_REACH = (math.radians(33), math.radians(24), math.radians(28), 0.25, 0.25, 0.3)
 """The same for a warp that is drawn as a reference."""
-HIDDEN_SIDE_CAUTION = 1.35
+HIDDEN_SIDE_CAUTION = 1.8
 """A photo turned by an angle may turn back to its front by this much of it less: that side of it is foreshortened."""
 LEAST_TURN_BACK = math.radians(6)
 """How far any photo may."""
