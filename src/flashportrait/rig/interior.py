@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashportrait.rig.blur import box_mean
 from flashportrait.rig.expression import smoothstep
 from flashportrait.rig.landmarks import (
     BROWS,
@@ -50,6 +51,11 @@ SKIN_AROUND = 0.3
 CREASE_FADE = 0.14
 """How far above the crease a closed lid's skin goes over into the photograph's, in units of the eye's width."""
 LIT = 2.0
+"""Power of its light by which skin counts for the lit middle of a closed lid."""
+LIT_MOST = 1.15
+"""How much lighter than all the skin around that is, at most."""
+COVERED = 0.35
+"""Share of opening and folded lid, blurred by ``CREASE_FADE``, from which a closed lid's skin covers all."""
 LASH_LINE = 0.03
 """Width of the lashes on a closed lid, in the same units."""
 LASHES = 0.05
@@ -149,17 +155,8 @@ def _window(points: Tensor, margin: tuple[float, float, float], image: Tensor) -
 
 
 def _blurred(values: Tensor, radius: float) -> Tensor:
-    """[c h w] blurred by a box of ``2 radius + 1`` pixels, along rows and columns; the box ends at the borders."""
-    reach = max(1, round(radius))
-    for axis in (1, 2):
-        length = values.shape[axis]
-        # Sums from the border on, so that a wide box costs no more than a narrow one.
-        sums = F.pad(values.cumsum(axis), (1, 0) if axis == 2 else (0, 0, 1, 0))
-        place = torch.arange(length, device=values.device)
-        start, end = (place - reach).clamp_min(0), (place + reach + 1).clamp_max(length)
-        count = (end - start) if axis == 2 else (end - start)[:, None]
-        values = (sums.index_select(axis, end) - sums.index_select(axis, start)) / count
-    return values
+    """[c h w] blurred by a box of ``2 radius + 1`` pixels, along rows and columns."""
+    return box_mean(box_mean(values, radius, 1), radius, 2)
 
 
 def _paint_mouth(
@@ -289,6 +286,7 @@ def _paint_lid(
     # A closed lid is a dome: lit in its middle, and like what is around it where it ends.
     lit = (skin / skin.amax().clamp_min(1e-3)).pow(LIT)
     light = (picture * lit).sum((1, 2)) / lit.sum().clamp_min(1e-3)
+    light = light * (LIT_MOST * plain.mean() / light.mean().clamp_min(1e-3)).clamp(max=1)
     rim, fold = points[list(upper)], points[[upper[0], *crease, upper[-1]]]
     below, above = _distance(pixels, rim), _distance(pixels, fold)
     height = torch.where(strip, below / (below + above).clamp_min(1e-6), 1)
@@ -296,7 +294,7 @@ def _paint_lid(
     dome = (1 - height.square()) * (1 - across.square()).clamp_min(0).sqrt()
     surroundings = _continued(picture, skin, width, plain)
     lids[:3, rows, columns] = torch.lerp(surroundings, light[:, None, None].expand_as(surroundings), dome)
-    lids[3, rows, columns] = smoothstep(covered / 0.35)
+    lids[3, rows, columns] = smoothstep(covered / COVERED)
     lids[4, rows, columns] = lashes
 
 

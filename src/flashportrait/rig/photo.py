@@ -51,6 +51,10 @@ AS_IT_IS_CM = 0.3
 """Change of the gap between the lips after which nothing behind them is as in the photo."""
 LIDS_AS_THEY_ARE = 0.25
 """The same for the lids, in units of the photo's own opening."""
+STREAKS = (0.35, 0.75)
+"""Size in the photo, over the size drawn, below which details are all streaks, and above which none is."""
+STREAK_CM = 0.25
+"""How far streaks are blurred, to each side of them."""
 SHUT = 0.1
 """Openness of lids, over the photo's own, below which they are closed."""
 GAZE_LIMIT = (0.3, 0.22)
@@ -104,7 +108,9 @@ class PhotoRig:
         self.head = turned @ self.rotation / self.scale
         self.face = ExpressiveFace(mesh, self.head, own_row[6:], glasses_seen(image, landmarks))
         self.texture = PhotoTexture(
-            image, paint_layers(image, landmarks, float(self.scale), self.face.lip_rise, self.face.jaw_drop)
+            image,
+            paint_layers(image, landmarks, float(self.scale), self.face.lip_rise, self.face.jaw_drop),
+            STREAK_CM * float(self.scale),
         )
         self.oval = mesh.oval
         self.room = self._room(landmarks) if still_border else None
@@ -255,10 +261,13 @@ class PhotoRig:
         """
         index, maps = self._covered(corners, height, width)
         pixel = tuple((self.shape / self.shape.new_tensor([width, height])).tolist())
-        places = _positions(index, texture.mT @ maps, pixel)
+        affine = texture.mT @ maps
+        places = _positions(index, affine, pixel)
         inside = _by_triangle(F.pad(opened, (0, 1)), index)
         shade = SHADE_CM * float(self.scale) / pixel[0]
         frames = self.texture.sample(places, inside, jaw, max(1, round(pixel[0])), shade)
+        streaks = F.pad(_stretched_by_axis(affine[..., :2] / min(pixel)), (0, 0, 0, 1))
+        self.texture.smooth(frames, places, _by_triangle(streaks, index), inside == 0)
         _soften_outlines(frames, places, inside <= 0, OUTLINE_JUMP * max(pixel))
         return frames, index, maps
 
@@ -329,6 +338,21 @@ def animate_photo(image: Tensor, landmarks: Tensor, own_row: Tensor, motion: Ten
 
 def _height_width(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
+
+
+def _stretched_by_axis(jacobian: Tensor) -> Tensor:
+    """How much what is drawn stretches the photo along its x and its y, in [0, 1], [t f 2].
+
+    ``jacobian`` [t f 2 2]: change of place in the photo by place drawn, over what it is where nothing moves.
+    """
+    gram = jacobian @ jacobian.mT
+    xx, xy, yy = gram[..., 0, 0], gram[..., 0, 1], gram[..., 1, 1]
+    spread = ((xx - yy).square() + 4 * xy.square()).sqrt()
+    least = ((xx + yy - spread) / 2).clamp_min(0).sqrt()
+    # Of the direction that is stretched: its share along x.
+    along_x = (0.5 * (1 - (xx - yy) / spread.clamp_min(1e-9))).clamp(0, 1)
+    share = 1 - smoothstep((least - STREAKS[0]) / (STREAKS[1] - STREAKS[0]))
+    return share.unsqueeze(-1) * torch.stack((along_x, 1 - along_x), -1)
 
 
 def _renumbered(triangles: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:

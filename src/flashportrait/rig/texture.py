@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashportrait.rig.blur import box_mean
 from flashportrait.rig.expression import smoothstep
 from flashportrait.rig.interior import Layers
 
@@ -15,7 +18,12 @@ DARKEST = 0.35
 """Light that reaches what lies right behind a rim."""
 EYE_SHADE = 0.45
 """Share of that shade in eyes: an eyeball lies right behind its lids."""
-LASHES_WHOLE, LASHES_DRAWN = 0.3, 0.2
+LASHES_OPEN = (0.0, 0.3)
+"""How near the rim of an open lid, as the lids' layer has it, lashes begin and are all that is seen."""
+LASHES_CLOSED = (0.2, 0.4)
+"""The same of a closed lid, whose skin is unfolded: nearer, so that they are as wide as they were."""
+LEAST_STREAK = 0.02
+"""Share of streaks up to which a pixel is left as it is."""
 
 Pyramid = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -26,10 +34,11 @@ class PhotoTexture:
     Args:
         image: [3 h w] in [0, 1].
         layers: what is behind its mouth and eyes.
+        streak_pixels: how far details that are stretched are blurred, in its pixels.
     """
 
-    def __init__(self, image: Tensor, layers: Layers) -> None:
-        self._corners = layers.corners
+    def __init__(self, image: Tensor, layers: Layers, streak_pixels: float) -> None:
+        self._corners, self._streak = layers.corners, streak_pixels / 2
         self._pictures: dict[int, Pyramid] = {1: (image[None], layers.skull[None], layers.jaw[None], layers.lids[None])}
 
     def sample(self, places: Tensor, opened: Tensor, jaw: Tensor | None, texels: int, shade_pixels: float) -> Tensor:
@@ -52,6 +61,29 @@ class PhotoTexture:
         if jaw is not None:
             self._open(colours, places, opened, jaw, texels, shade_pixels)
         return colours.view(3, frames, height, width).transpose(0, 1)
+
+    def smooth(self, frames: Tensor, places: Tensor, stretched: Tensor, surface: Tensor) -> None:
+        """Blur the streaks that stretched details make, across them: rewrites frames [t 3 h w].
+
+        places: [t h w 2], as of ``sample``; stretched: how much along the photograph's x and y, [t h w 2] in [0, 1];
+        surface: [t h w] where nothing is painted.
+        """
+        frame, row, column = ((stretched.amax(-1) > LEAST_STREAK) & surface).nonzero(as_tuple=True)
+        if len(frame) == 0:
+            return
+        seen = places[frame, row, column] / 2
+        colours = frames[frame, :, row, column].mT
+        share = stretched[frame, row, column]
+        for blurred, weight in zip(self._blurred, share.unbind(-1), strict=True):
+            colours = torch.lerp(colours, _at(blurred, seen), weight)
+        frames[frame, :, row, column] = colours.mT
+
+    @cached_property
+    def _blurred(self) -> tuple[Tensor, Tensor]:
+        """The photograph blurred along its y and along its x, at half its size."""
+        half = F.avg_pool2d(self._pictures[1][0], 2, ceil_mode=True, count_include_pad=False)[0]
+        down, along = (box_mean(box_mean(half, self._streak, axis), self._streak, axis)[None] for axis in (1, 2))
+        return down, along
 
     def _open(
         self, colours: Tensor, places: Tensor, opened: Tensor, jaw: Tensor, texels: int, shade_pixels: float
@@ -77,8 +109,11 @@ class PhotoTexture:
                 painted = painted * torch.where(eye, 1 - EYE_SHADE * (1 - light), light)
             else:
                 painted, shown, lashes = _at(self._pictures[texels][3], seen - self._corners[2]).split((3, 1, 1))
-                # The skin between lashes and crease unfolds, and lashes stay as wide as they are.
-                bare = 1 - smoothstep((lashes + LASHES_DRAWN * share) / (LASHES_WHOLE + (LASHES_WHOLE - 0.2) * share))
+                begin, all_of_it = (
+                    open_lid - (closed - open_lid) * share
+                    for open_lid, closed in zip(LASHES_OPEN, LASHES_CLOSED, strict=True)
+                )
+                bare = 1 - smoothstep((lashes - begin) / (all_of_it - begin))
                 kept = 1 + shown * bare * share
             colours.index_copy_(1, pixels, painted + (photo - painted) * kept)
 
