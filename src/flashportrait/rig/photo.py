@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashportrait.rig.edges import soften_edges, soften_outlines
 from flashportrait.rig.expression import smoothstep
 from flashportrait.rig.face import Expression, ExpressiveFace, with_hidden_side_drawn_in, with_lip_rims, with_lower_rims
 from flashportrait.rig.glasses import glasses_seen
@@ -33,6 +34,7 @@ from flashportrait.rig.mesh import load_face_mesh
 from flashportrait.rig.pose import GUIDE_REACH, fit_head, limit_motion, rotation_matrices, with_symmetric_depth
 from flashportrait.rig.rasterizer import barycentric_maps, rasterize
 from flashportrait.rig.rings import OVERHANG, RINGS, place_rings, ring_triangles
+from flashportrait.rig.streaks import STREAK_CM, Streaks, streaked_part, stretched_by_axis
 from flashportrait.rig.texture import SHADE_CM, PhotoTexture
 
 RIG_PIXELS = 2
@@ -51,10 +53,8 @@ AS_IT_IS_CM = 0.3
 """Change of the gap between the lips after which nothing behind them is as in the photo."""
 LIDS_AS_THEY_ARE = 0.25
 """The same for the lids, in units of the photo's own opening."""
-STREAKS = (0.35, 0.75)
-"""Size in the photo, over the size drawn, below which details are all streaks, and above which none is."""
-STREAK_CM = 0.25
-"""How far streaks are blurred, to each side of them."""
+LEAST_STREAK = 0.02
+"""Share of streaks up to which a triangle is left as it is."""
 SHUT = 0.1
 """Openness of lids, over the photo's own, below which they are closed."""
 GAZE_LIMIT = (0.3, 0.22)
@@ -110,6 +110,7 @@ class PhotoRig:
         self.texture = PhotoTexture(
             image,
             paint_layers(image, landmarks, float(self.scale), self.face.lip_rise, self.face.jaw_drop),
+            streaked_part(landmarks, self.shape, STREAK_CM * float(self.scale)),
             STREAK_CM * float(self.scale),
         )
         self.oval = mesh.oval
@@ -168,7 +169,8 @@ class PhotoRig:
         covered = index.clamp_min(0)
         head = self.face(self._with_strength(motion, strength)[:, 6:]).head
         shown = self._corners(head, motion[:, :6], height, width)[..., :2]
-        flow = _positions(index, shown.mT @ maps, (1.0, 1.0)) - _pixel_centres(height, width, index.device)
+        planes = _by_triangle(_with_bare(shown.mT @ maps, (1.0, 1.0)), index)
+        flow = _positions(planes) - _pixel_centres(height, width, index.device)
         flow = flow.masked_fill(self.opening[covered].unsqueeze(-1), torch.nan).permute(0, 3, 1, 2)
         masks = [
             (flags[covered] & (index >= 0)).unsqueeze(1).to(frames.dtype)
@@ -242,7 +244,7 @@ class PhotoRig:
         )
         part = frames[:, :, rows, columns]
         if part.numel():
-            frames[:, :, rows, columns] = _soften_edges(part, self.opening[index[:, rows, columns].clamp_min(0)])
+            frames[:, :, rows, columns] = soften_edges(part, self.opening[index[:, rows, columns].clamp_min(0)])
 
     def _turn(self, head_pose: Tensor, height: int, width: int) -> Tensor:
         """The photo with its head posed by head pose columns [t 6], its expression its own.  [t 3 h w]"""
@@ -262,13 +264,17 @@ class PhotoRig:
         index, maps = self._covered(corners, height, width)
         pixel = tuple((self.shape / self.shape.new_tensor([width, height])).tolist())
         affine = texture.mT @ maps
-        places = _positions(index, affine, pixel)
-        inside = _by_triangle(F.pad(opened, (0, 1)), index)
+        stretched = stretched_by_axis(affine[..., :2] / min(pixel))
+        told = F.pad(torch.stack((opened, (stretched.amax(-1) > LEAST_STREAK).to(opened)), -1), (0, 0, 0, 1))
+        # What is told of triangles is gathered at once: by pixel, that is much of the cost.
+        by_pixel = _by_triangle(torch.cat((_with_bare(affine, pixel), told), -1), index)
+        places, inside, streaked = _positions(by_pixel[..., :6]), by_pixel[..., 6], by_pixel[..., 7] > 0
+        pixels = (streaked & (inside == 0)).view(-1).nonzero().squeeze(1)
+        triangles = index.view(-1)[pixels] + pixels // (height * width) * stretched.shape[1]
+        streaks = Streaks(pixels, stretched.flatten(0, 1)[triangles])
         shade = SHADE_CM * float(self.scale) / pixel[0]
-        frames = self.texture.sample(places, inside, jaw, max(1, round(pixel[0])), shade)
-        streaks = F.pad(_stretched_by_axis(affine[..., :2] / min(pixel)), (0, 0, 0, 1))
-        self.texture.smooth(frames, places, _by_triangle(streaks, index), inside == 0)
-        _soften_outlines(frames, places, inside <= 0, OUTLINE_JUMP * max(pixel))
+        frames = self.texture.sample(places, inside, jaw, max(1, round(pixel[0])), shade, streaks)
+        soften_outlines(frames, places, inside <= 0, OUTLINE_JUMP * max(pixel))
         return frames, index, maps
 
     def _covered(self, corners: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -340,21 +346,6 @@ def _height_width(size: Size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def _stretched_by_axis(jacobian: Tensor) -> Tensor:
-    """How much what is drawn stretches the photo along its x and its y, in [0, 1], [t f 2].
-
-    ``jacobian`` [t f 2 2]: change of place in the photo by place drawn, over what it is where nothing moves.
-    """
-    gram = jacobian @ jacobian.mT
-    xx, xy, yy = gram[..., 0, 0], gram[..., 0, 1], gram[..., 1, 1]
-    spread = ((xx - yy).square() + 4 * xy.square()).sqrt()
-    least = ((xx + yy - spread) / 2).clamp_min(0).sqrt()
-    # Of the direction that is stretched: its share along x.
-    along_x = (0.5 * (1 - (xx - yy) / spread.clamp_min(1e-9))).clamp(0, 1)
-    share = 1 - smoothstep((least - STREAKS[0]) / (STREAKS[1] - STREAKS[0]))
-    return share.unsqueeze(-1) * torch.stack((along_x, 1 - along_x), -1)
-
-
 def _renumbered(triangles: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
     """Triangles [f 3] with the vertices ``old`` replaced by ``new``, one by one."""
     renumbered = triangles.clone()
@@ -363,18 +354,19 @@ def _renumbered(triangles: Tensor, old: Sequence[int], new: Sequence[int]) -> Te
     return renumbered
 
 
-def _positions(index: Tensor, affine: Tensor, bare: tuple[float, float]) -> Tensor:
-    """Where pixel centres [t h w] are mapped to by ``affine`` [t f 2 3] of the triangles ``index`` that cover them.
-
-    Those that none covers (-1) go to ``bare`` times their own x and y. Returns [t h w 2], x and y.
-    """
+def _with_bare(affine: Tensor, bare: tuple[float, float]) -> Tensor:
+    """Affine maps [t f 2 3] of triangles as rows, and ``bare`` times x and y for where there is none, [t f + 1 6]."""
     own_place = torch.zeros_like(affine[:, :1])
     own_place[..., 0, 0], own_place[..., 1, 1] = bare
-    plane = _by_triangle(torch.cat((affine, own_place), 1).flatten(2), index)
-    height, width = index.shape[1:]
-    x = (torch.arange(width, device=index.device) + 0.5).to(affine)
-    y = (torch.arange(height, device=index.device) + 0.5).to(affine)[:, None]
-    a, b, c, d, e, f = plane.unbind(-1)
+    return torch.cat((affine, own_place), 1).flatten(2)
+
+
+def _positions(planes: Tensor) -> Tensor:
+    """Where pixel centres are mapped to by each pixel's affine map [t h w 6], [t h w 2], x and y."""
+    height, width = planes.shape[1:3]
+    x = (torch.arange(width, device=planes.device) + 0.5).to(planes)
+    y = (torch.arange(height, device=planes.device) + 0.5).to(planes)[:, None]
+    a, b, c, d, e, f = planes.unbind(-1)
     return torch.stack((torch.addcmul(c, a, x).addcmul_(b, y), torch.addcmul(f, d, x).addcmul_(e, y)), -1)
 
 
@@ -389,41 +381,3 @@ def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:
     """x and y of every pixel's centre [height width 2]."""
     x, y = torch.arange(width, device=device) + 0.5, torch.arange(height, device=device) + 0.5
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
-
-
-def _soften_edges(frames: Tensor, opening: Tensor) -> Tensor:
-    """Frames [t 3 s s] with the rims of the openings [t s s] antialiased: a pixel becomes its neighbours' mean."""
-    share = _local_mean(opening.unsqueeze(1).to(frames.dtype))
-    rim = 1 - (2 * share - 1).abs()
-    return frames + (_local_mean(frames) - frames) * rim
-
-
-def _soften_outlines(frames: Tensor, places: Tensor, surface: Tensor, jump: float) -> None:
-    """Antialias outlines, where one part of the photo is seen before another: rewrites frames [t 3 h w].
-
-    places: in the photo [t h w 2], of which neighbours further apart than ``jump`` are seen across an outline;
-    surface: [t h w] where there is no opening, whose rims are softened apart.
-    """
-    outline = torch.zeros_like(surface)
-    # Each plane by itself: the greater of two neighbours in memory is slow to find.
-    planes = places.movedim(-1, 0).contiguous()
-    for along in (1, 2):
-        pairs = places.shape[along] - 1
-        far_x, far_y = (plane.diff(dim=along).abs() > jump for plane in planes)
-        apart = far_x | far_y
-        apart &= surface.narrow(along, 0, pairs) & surface.narrow(along, 1, pairs)
-        outline.narrow(along, 0, pairs).logical_or_(apart)
-        outline.narrow(along, 1, pairs).logical_or_(apart)
-    frame, row, column = outline.nonzero(as_tuple=True)
-    rows = [(row + step).clamp(0, surface.shape[1] - 1) for step in (-1, 0, 1)]
-    columns = [(column + step).clamp(0, surface.shape[2] - 1) for step in (-1, 0, 1)]
-    around = [frames[frame, :, beside, near] for beside in rows for near in columns]
-    # A straight edge leaves two thirds of a pixel's own row of three on its side, as for rims.
-    frames[frame, :, row, column] = torch.lerp(around[4], torch.stack(around).mean(0), 2 / 3)
-
-
-def _local_mean(x: Tensor) -> Tensor:
-    """Mean over 3 x 3 pixels of [t c h w]."""
-    x = F.pad(x, (1, 1, 1, 1), "replicate")
-    x = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
-    return (x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]) / 9

@@ -11,6 +11,7 @@ from torch import Tensor
 from flashportrait.rig.blur import box_mean
 from flashportrait.rig.expression import smoothstep
 from flashportrait.rig.interior import Layers
+from flashportrait.rig.streaks import Streaks
 
 SHADE_CM = 0.3
 """How far lips and lids cast their shade on what lies behind; above, they do twice as far."""
@@ -22,8 +23,6 @@ LASHES_OPEN = (0.0, 0.3)
 """How near the rim of an open lid, as the lids' layer has it, lashes begin and are all that is seen."""
 LASHES_CLOSED = (0.2, 0.4)
 """The same of a closed lid, whose skin is unfolded: nearer, so that they are as wide as they were."""
-LEAST_STREAK = 0.02
-"""Share of streaks up to which a pixel is left as it is."""
 
 Pyramid = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -34,14 +33,23 @@ class PhotoTexture:
     Args:
         image: [3 h w] in [0, 1].
         layers: what is behind its mouth and eyes.
-        streak_pixels: how far details that are stretched are blurred, in its pixels.
+        streaked: left, top, right and bottom of its part in which stretched details are blurred.
+        reach: how far they are, to each side, in its pixels.
     """
 
-    def __init__(self, image: Tensor, layers: Layers, streak_pixels: float) -> None:
-        self._corners, self._streak = layers.corners, streak_pixels / 2
+    def __init__(self, image: Tensor, layers: Layers, streaked: tuple[int, int, int, int], reach: float) -> None:
+        self._corners, self._streaked, self._reach = layers.corners, streaked, reach
         self._pictures: dict[int, Pyramid] = {1: (image[None], layers.skull[None], layers.jaw[None], layers.lids[None])}
 
-    def sample(self, places: Tensor, opened: Tensor, jaw: Tensor | None, texels: int, shade_pixels: float) -> Tensor:
+    def sample(
+        self,
+        places: Tensor,
+        opened: Tensor,
+        jaw: Tensor | None,
+        texels: int,
+        shade_pixels: float,
+        streaks: Streaks | None = None,
+    ) -> Tensor:
         """Colours [t 3 h w] at places [t h w 2] (x and y in the photograph's pixels), mirrored beyond its edges.
 
         Args:
@@ -51,39 +59,38 @@ class PhotoTexture:
             jaw: how far the jaw has moved, [t 2] in the photograph's pixels; None where nothing is open.
             texels: rows and columns of the photograph that a pixel covers; it shows their mean.
             shade_pixels: how far rims cast their shade, in the frames' pixels.
+            streaks: pixels of the surface whose details are streaks.
         """
         if texels not in self._pictures:
             self._pictures[texels] = tuple(_window_means(layer, texels) for layer in self._pictures[1])
-        surface = self._pictures[texels][0]
+        surface, exact = self._pictures[texels][0], places
         places = places - (texels - 1) / 2
         frames, height, width = opened.shape
         colours = _look_up(surface, places.view(1, frames * height, width, 2)).view(3, -1)
+        if streaks is not None and len(streaks.pixels):
+            self._smooth(colours, exact, streaks)
         if jaw is not None:
             self._open(colours, places, opened, jaw, texels, shade_pixels)
         return colours.view(3, frames, height, width).transpose(0, 1)
 
-    def smooth(self, frames: Tensor, places: Tensor, stretched: Tensor, surface: Tensor) -> None:
-        """Blur the streaks that stretched details make, across them: rewrites frames [t 3 h w].
-
-        places: [t h w 2], as of ``sample``; stretched: how much along the photograph's x and y, [t h w 2] in [0, 1];
-        surface: [t h w] where nothing is painted.
-        """
-        frame, row, column = ((stretched.amax(-1) > LEAST_STREAK) & surface).nonzero(as_tuple=True)
-        if len(frame) == 0:
-            return
-        seen = places[frame, row, column] / 2
-        colours = frames[frame, :, row, column].mT
-        share = stretched[frame, row, column]
-        for blurred, weight in zip(self._blurred, share.unbind(-1), strict=True):
-            colours = torch.lerp(colours, _at(blurred, seen), weight)
-        frames[frame, :, row, column] = colours.mT
+    def _smooth(self, colours: Tensor, places: Tensor, streaks: Streaks) -> None:
+        """Rewrites colours [3 t h w, flat] seen at places [t h w 2] where details are streaks: blurred across them."""
+        pixels, stretched = streaks
+        seen = places.view(-1, 2).index_select(0, pixels)
+        corner, end = places.new_tensor(self._streaked).split(2)
+        stretched = stretched * ((seen > corner) & (seen < end)).all(1, keepdim=True)
+        smooth = colours.index_select(1, pixels)
+        for blurred, share in zip(self._blurred, stretched.unbind(1), strict=True):
+            smooth = torch.lerp(smooth, _at(blurred, (seen - corner) / 2), share)
+        colours.index_copy_(1, pixels, smooth)
 
     @cached_property
     def _blurred(self) -> tuple[Tensor, Tensor]:
-        """The photograph blurred along its y and along its x, at half its size."""
-        half = F.avg_pool2d(self._pictures[1][0], 2, ceil_mode=True, count_include_pad=False)[0]
-        down, along = (box_mean(box_mean(half, self._streak, axis), self._streak, axis)[None] for axis in (1, 2))
-        return down, along
+        """What may be streaked, blurred along its y and along its x, at half its size."""
+        left, top, right, bottom = self._streaked
+        half = F.avg_pool2d(self._pictures[1][0][0, :, top:bottom, left:right], 2, ceil_mode=True)
+        down, along = (box_mean(box_mean(half, self._reach / 2, axis), self._reach / 2, axis) for axis in (1, 2))
+        return down[None], along[None]
 
     def _open(
         self, colours: Tensor, places: Tensor, opened: Tensor, jaw: Tensor, texels: int, shade_pixels: float
