@@ -27,7 +27,7 @@ from flashportrait.media.portrait import load_portrait, reduction
 from flashportrait.media.reader import VideoReader, read_ahead
 from flashportrait.rig.mesh import average_landmarks
 from flashportrait.rig.photo import PhotoRig
-from flashportrait.rig.pose import GUIDE_REACH, head_pose_limits
+from flashportrait.rig.pose import COMFORTABLE_CAUTION, GUIDE_REACH, head_pose_limits
 
 DrivingSource = str | Path | MotionFeatures | VideoReader | Iterable[np.ndarray | Image.Image]
 """A video's or motion template's path, an opened video, motion rows, or frames (uint8 RGB [h w 3], or images)."""
@@ -227,7 +227,7 @@ def shape_motion(motion: MotionFeatures, controls: MotionControls, portrait_row:
     if controls.motion == "absolute" or (controls.motion == "adapted" and portrait_row is None):
         return shaped
     if controls.motion == "adapted":
-        lowest, highest = head_pose_limits(torch.from_numpy(portrait_row), GUIDE_REACH)
+        lowest, highest = head_pose_limits(torch.from_numpy(portrait_row), GUIDE_REACH, COMFORTABLE_CAUTION)
         return adapted(shaped, portrait_row, (lowest[:3].numpy(), highest[:3].numpy()))
     if portrait_row is None:
         raise UserError(

@@ -49,8 +49,8 @@ def adapted(
 
     Faces at rest differ: one's brows are high, another's mouth turns down, and the extractor reads that as expression.
     Each coefficient is mapped so that the driver's at rest becomes the portrait's, while 0 and 1 stay what they are. Of
-    the portrait, too, only what passes for a resting face counts: a smile isn't kept. The head turns as the driver's,
-    shifted as a whole where at rest it would come nearer than ``ROOM`` to what the portrait can be turned to. Eyes at
+    the portrait, too, only what passes for a resting face counts: a smile isn't kept. The head turns as the driver's
+    within ``reach``, shifted as a whole where at rest it would come nearer than ``ROOM`` to its limits. Eyes at
     rest look where the portrait's look, into the camera in most, whatever the head's turn.
 
     Motion of other extractors than blendshapes stays as it is, and so does a clip too short to tell.
@@ -68,7 +68,7 @@ def adapted(
     facing = np.median(seen[:, pose], axis=0)
     if reach is not None:
         held = np.clip(facing, reach[0] + ROOM, reach[1] - ROOM)
-        values[:, pose] += held - facing
+        values[:, pose] = np.clip(values[:, pose] + held - facing, *reach)
         facing = held
     rest = resting_expression(seen[:, expression])
     own = _looking(portrait_row[expression], (portrait_row[pose] - facing)[:2])

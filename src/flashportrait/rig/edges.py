@@ -31,11 +31,13 @@ def soften_outlines(frames: Tensor, places: Tensor, surface: Tensor, jump: float
         outline.narrow(along, 0, pairs).logical_or_(apart)
         outline.narrow(along, 1, pairs).logical_or_(apart)
     frame, row, column = outline.nonzero(as_tuple=True)
-    rows = [(row + step).clamp(0, surface.shape[1] - 1) for step in (-1, 0, 1)]
-    columns = [(column + step).clamp(0, surface.shape[2] - 1) for step in (-1, 0, 1)]
-    around = [frames[frame, :, beside, near] for beside in rows for near in columns]
+    height, width = surface.shape[1:]
+    planes = frames.transpose(0, 1).flatten(1)
+    rows = [(frame * height + (row + step).clamp(0, height - 1)) * width for step in (-1, 0, 1)]
+    columns = [(column + step).clamp(0, width - 1) for step in (-1, 0, 1)]
+    around = [planes.index_select(1, beside + near) for beside in rows for near in columns]
     # A straight edge leaves two thirds of a pixel's own row of three on its side, as for rims.
-    frames[frame, :, row, column] = torch.lerp(around[4], torch.stack(around).mean(0), 2 / 3)
+    frames[frame, :, row, column] = torch.lerp(around[4], torch.stack(around).mean(0), 2 / 3).mT
 
 
 def _local_mean(x: Tensor) -> Tensor:

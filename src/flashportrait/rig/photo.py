@@ -169,8 +169,9 @@ class PhotoRig:
         covered = index.clamp_min(0)
         head = self.face(self._with_strength(motion, strength)[:, 6:]).head
         shown = self._corners(head, motion[:, :6], height, width)[..., :2]
-        planes = _by_triangle(_with_bare(shown.mT @ maps, (1.0, 1.0)), index)
-        flow = _positions(planes) - _pixel_centres(height, width, index.device)
+        flow = _positions(*_by_triangle(_with_bare(shown.mT @ maps, (1.0, 1.0)), index)) - _pixel_centres(
+            height, width, index.device
+        )
         flow = flow.masked_fill(self.opening[covered].unsqueeze(-1), torch.nan).permute(0, 3, 1, 2)
         masks = [
             (flags[covered] & (index >= 0)).unsqueeze(1).to(frames.dtype)
@@ -214,7 +215,7 @@ class PhotoRig:
         index, maps = self._covered(self._corners(expression.head, motion[:, :6], height, width), height, width)
         own_area = self.shape.prod() / (height * width) * (-2 * (motion[:, 5:6] - self.own_row[5])).exp()
         area = torch.linalg.det((texture.mT @ maps)[..., :2]).abs() / own_area
-        return _by_triangle(F.pad(area < STRETCHED, (0, 1)), index).unsqueeze(1)
+        return _by_triangle(F.pad(area < STRETCHED, (0, 1)).unsqueeze(-1), index)[0].unsqueeze(1)
 
     def landmarks(self, motion: Tensor) -> Tensor:
         """Where the face's landmarks are in ``animate``'s pictures, in the photo's pixels, [t 478 3]."""
@@ -266,10 +267,9 @@ class PhotoRig:
         affine = texture.mT @ maps
         stretched = stretched_by_axis(affine[..., :2] / min(pixel))
         told = F.pad(torch.stack((opened, (stretched.amax(-1) > LEAST_STREAK).to(opened)), -1), (0, 0, 0, 1))
-        # What is told of triangles is gathered at once: by pixel, that is much of the cost.
-        by_pixel = _by_triangle(torch.cat((_with_bare(affine, pixel), told), -1), index)
-        places, inside, streaked = _positions(by_pixel[..., :6]), by_pixel[..., 6], by_pixel[..., 7] > 0
-        pixels = (streaked & (inside == 0)).view(-1).nonzero().squeeze(1)
+        *planes, inside, streaked = _by_triangle(torch.cat((_with_bare(affine, pixel), told), -1), index)
+        places = _positions(*planes)
+        pixels = ((streaked > 0) & (inside == 0)).view(-1).nonzero().squeeze(1)
         triangles = index.view(-1)[pixels] + pixels // (height * width) * stretched.shape[1]
         streaks = Streaks(pixels, stretched.flatten(0, 1)[triangles])
         shade = SHADE_CM * float(self.scale) / pixel[0]
@@ -361,20 +361,24 @@ def _with_bare(affine: Tensor, bare: tuple[float, float]) -> Tensor:
     return torch.cat((affine, own_place), 1).flatten(2)
 
 
-def _positions(planes: Tensor) -> Tensor:
-    """Where pixel centres are mapped to by each pixel's affine map [t h w 6], [t h w 2], x and y."""
-    height, width = planes.shape[1:3]
-    x = (torch.arange(width, device=planes.device) + 0.5).to(planes)
-    y = (torch.arange(height, device=planes.device) + 0.5).to(planes)[:, None]
-    a, b, c, d, e, f = planes.unbind(-1)
+def _positions(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor, f: Tensor) -> Tensor:
+    """Where pixel centres are mapped to, [t h w 2], by each pixel's affine map: a x + b y + c and d x + e y + f."""
+    height, width = a.shape[1:]
+    x = (torch.arange(width, device=a.device) + 0.5).to(a)
+    y = (torch.arange(height, device=a.device) + 0.5).to(a)[:, None]
     return torch.stack((torch.addcmul(c, a, x).addcmul_(b, y), torch.addcmul(f, d, x).addcmul_(e, y)), -1)
 
 
-def _by_triangle(values: Tensor, index: Tensor) -> Tensor:
-    """Values [t f + 1 ...] of the triangles that cover each pixel [t h w]; the last is for those that none covers."""
+def _by_triangle(values: Tensor, index: Tensor) -> list[Tensor]:
+    """Columns of values [t f + 1 c] of the triangles that cover each pixel, each [t h w].
+
+    The last row is for pixels that none covers (-1).
+    """
     frames, count = values.shape[:2]
-    index = torch.where(index < 0, count - 1, index) + torch.arange(frames, device=index.device)[:, None, None] * count
-    return values.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, *values.shape[2:])
+    row = torch.where(index < 0, count - 1, index) + torch.arange(frames, device=index.device)[:, None, None] * count
+    # Columns one by one and short numbers: by pixel, gathering is much of the cost.
+    row = row.flatten().int()
+    return [column.contiguous().index_select(0, row).view(index.shape) for column in values.flatten(0, 1).unbind(-1)]
 
 
 def _pixel_centres(height: int, width: int, device: torch.device) -> Tensor:

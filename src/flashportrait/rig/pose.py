@@ -16,8 +16,10 @@ TRUE_REACH = (math.radians(25), math.radians(18), math.radians(20), 0.12, 0.12, 
 photo's own at which a warp still passes for the truth; beyond, the mesh shows sides that the photo lacks."""
 GUIDE_REACH = (math.radians(33), math.radians(24), math.radians(28), 0.25, 0.25, 0.3)
 """The same for a warp that is drawn as a reference."""
-HIDDEN_SIDE_CAUTION = 1.8
+HIDDEN_SIDE_CAUTION = 1.35
 """A photo turned by an angle may turn back to its front by this much of it less: that side of it is foreshortened."""
+COMFORTABLE_CAUTION = 1.8
+"""The same where motion is adapted to the photo, so that little is seen that it hardly shows."""
 LEAST_TURN_BACK = math.radians(6)
 """How far any photo may."""
 DEPTH_TRUST = 0.02
@@ -80,10 +82,12 @@ def head_angles(landmarks: Tensor) -> Tensor:
     return rotation_angles(fit_head(landmarks, mesh)[1])
 
 
-def head_pose_limits(own_row: Tensor, reach: tuple[float, ...] = TRUE_REACH) -> tuple[Tensor, Tensor]:
+def head_pose_limits(
+    own_row: Tensor, reach: tuple[float, ...] = TRUE_REACH, caution: float = HIDDEN_SIDE_CAUTION
+) -> tuple[Tensor, Tensor]:
     """Lowest and highest head pose columns [6] that a photo with ``own_row`` [57] can be warped to."""
     own, below = own_row[:6], own_row.new_tensor(reach)
-    above, hidden = below.clone(), HIDDEN_SIDE_CAUTION * own[0]
+    above, hidden = below.clone(), caution * own[0]
     below[0] = (below[0] - hidden.clamp(min=0)).clamp_min(LEAST_TURN_BACK)
     above[0] = (above[0] + hidden.clamp(max=0)).clamp_min(LEAST_TURN_BACK)
     return own - below, own + above
