@@ -27,7 +27,7 @@ UPPER_LIP_SHARE = 0.35
 """The upper lip's part in closing a gap between the lips."""
 OPENNESS = (0.0, 1.35)
 """Least and widest opening of the lids, over the photo's own."""
-BROWS_WITH_GLASSES = 0.4
+BROWS_WITH_GLASSES = 0.55
 """How far brows move on a face with glasses, of what they would: the mesh bends glasses along."""
 CREASE_SHARE = 0.4
 """How far the skin above an upper lid follows it down, so that a closed lid is made of more than its darkest edge."""
