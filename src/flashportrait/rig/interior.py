@@ -54,6 +54,8 @@ LIT = 2.0
 """Power of its light by which skin counts for the lit middle of a closed lid."""
 LIT_MOST = 1.15
 """How much lighter than all the skin around that is, at most."""
+GLARE = 1.5
+"""Light, over the median of the skin around, from which it is none of what a lid is painted with."""
 COVERED = 0.35
 """Share of opening and folded lid, blurred by ``CREASE_FADE``, from which a closed lid's skin covers all."""
 LASH_LINE = 0.03
@@ -281,7 +283,11 @@ def _paint_lid(
         _blurred(mask[None].float(), reach * width)[0]
         for mask, reach in ((opening, LASH_LINE), (opening | strip, CREASE_FADE), (opening | strip, SKIN_AROUND))
     )
-    skin = ((covered < 0.02) & (around > 0) & ~hairy) * picture.amax(0)
+    value = picture.amax(0)
+    skin = ((covered < 0.02) & (around > 0) & ~hairy).float()
+    if skin.any():
+        # A rim of light beyond shaded eyes is not what lights the lids.
+        skin = skin * value * (value < GLARE * value[skin > 0].median())
     plain = (picture * skin).sum((1, 2)) / skin.sum().clamp_min(1e-3)
     # A closed lid is a dome: lit in its middle, and like what is around it where it ends.
     lit = (skin / skin.amax().clamp_min(1e-3)).pow(LIT)

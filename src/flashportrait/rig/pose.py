@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashportrait.rig.expression import smoothstep
 from flashportrait.rig.landmarks import MESH_LANDMARKS
 from flashportrait.rig.mesh import FaceMesh, fit_similarity, load_face_mesh
 
@@ -21,7 +22,9 @@ HIDDEN_SIDE_CAUTION = 1.35
 COMFORTABLE_CAUTION = 1.8
 """The same where motion is adapted to the photo, so that little is seen that it hardly shows."""
 LEAST_TURN_BACK = math.radians(6)
-"""How far any photo may."""
+"""How far any photo may, but for those that are ``NEARLY_PROFILES``, which show nothing of that side."""
+NEARLY_PROFILES = (math.radians(35), math.radians(50))
+"""Turns at which that begins to be so, and is."""
 DEPTH_TRUST = 0.02
 """Weight of the landmarker's depths against the symmetry of faces. Symmetry tells more of depths the more a face is
 turned: as much as the landmarker at 6 degrees, seven times as much at 15."""
@@ -88,8 +91,10 @@ def head_pose_limits(
     """Lowest and highest head pose columns [6] that a photo with ``own_row`` [57] can be warped to."""
     own, below = own_row[:6], own_row.new_tensor(reach)
     above, hidden = below.clone(), caution * own[0]
-    below[0] = (below[0] - hidden.clamp(min=0)).clamp_min(LEAST_TURN_BACK)
-    above[0] = (above[0] + hidden.clamp(max=0)).clamp_min(LEAST_TURN_BACK)
+    start, end = NEARLY_PROFILES
+    least = LEAST_TURN_BACK * (1 - smoothstep((own[0].abs() - start) / (end - start)))
+    below[0] = (below[0] - hidden.clamp(min=0)).maximum(least)
+    above[0] = (above[0] + hidden.clamp(max=0)).maximum(least)
     return own - below, own + above
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flashportrait.rig.expression import smoothstep
 
-STREAKS = (0.35, 0.75)
+STREAKS = (0.3, 0.6)
 """Size in the photo, over the size drawn, below which details are all streaks, and above which none is."""
 STREAK_CM = 0.25
 """How far streaks are blurred, to each side of them."""
