@@ -42,6 +42,8 @@ RESTING_HALF_MOUTH_CM = 2.6
 """Half the width of an average mouth at rest, for which the teeth are measured."""
 SLIT_PIXELS = 2.0
 """Lips parted less than this, on average, count as closed."""
+LIP_COLOURED = (0.3, 0.4)
+"""Saturation from which the colour of what may be teeth is rather that of lips, and is not teeth's."""
 TEETH_SEEN = 0.04
 """Least area of teeth in the photograph, in square centimetres, from which their colour is taken."""
 IRIS_MARGIN = 1.06
@@ -225,7 +227,10 @@ def _own_teeth(picture: Tensor, opening: Tensor, pixels_per_cm: float, light: Te
     own = (picture * tooth_like).sum((1, 2)) / tooth_like.sum()
     near = _blurred(tooth_like[None], 0.1 * pixels_per_cm)[0]
     # The brightest teeth are those in front, which the mean of all understates.
-    return (own * 1.1).clamp(max=1), smoothstep(2.5 * near)
+    own = (own * 1.1).clamp(max=1)
+    start, end = LIP_COLOURED
+    coloured = smoothstep((1 - own.amin() / own.amax() - start) / (end - start))
+    return torch.lerp(own, plain, coloured), smoothstep(2.5 * near) * (1 - coloured)
 
 
 def _paint_eye(
