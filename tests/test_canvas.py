@@ -64,6 +64,23 @@ def test_faces_are_as_large_as_the_portrait_has_them_within_limits(own, asked, s
     torch.testing.assert_close(middle, ((landmarks_of(crop)[:, :2].mean(0) - torch.tensor([10, 20])) / own))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(70, 400), st.integers(70, 400), st.floats(-0.4, 0.7), st.floats(-0.4, 0.7), st.floats(0.4, 1.6))
+def test_the_square_around_a_face_lies_inside_the_picture(width, height, x, y, share):
+    picture, crop = noise(width, height), crop_at(x * width, y * height, share * min(width, height))
+    canvas = Canvas.of_face(picture, crop, landmarks_of(crop), 64)
+    side, own = crop.box[2] - crop.box[0], min(crop.box[2] - crop.box[0], width, height)
+    assert canvas.still_border == (side > own)
+    scale = 64 / own
+    x0, y0, x1, y1 = canvas.seen
+    assert x1 - x0 == y1 - y0 == pytest.approx(side * scale, abs=1)
+    left, top = crop.box[0] - x0 / scale, crop.box[1] - y0 / scale
+    assert -1 / scale <= left <= width - own + 1 / scale
+    assert -1 / scale <= top <= height - own + 1 / scale
+    placed = canvas.landmarks[:, :2] / (RIG_PIXELS * scale) + torch.tensor([left, top])
+    torch.testing.assert_close(placed, landmarks_of(crop)[:, :2], atol=1 / scale, rtol=0)
+
+
 def test_what_does_not_move_keeps_its_pixels():
     picture = noise(800, 500)
     crop = crop_at(300, 150, 120)

@@ -47,18 +47,29 @@ class Canvas:
     """The whole picture in the result's pixels, uint8 RGB [H W 3]; None where the moving part is all of it."""
     corner: tuple[int, int] = (0, 0)
     """Left and top of the moving part in the whole picture."""
+    still_border: bool = False
+    """Nothing moves at the border: there is a picture around it, or there is none at all."""
 
     @classmethod
     def of_face(cls, picture: Image.Image, crop: PortraitCrop, landmarks: Tensor, size: int | None) -> Canvas:
-        """The square around the face, ``size`` pixels a side.
+        """The square around the face, ``size`` pixels a side; no larger than the picture, and inside it.
 
         ``landmarks``: [478 3] in the picture's pixels.
         """
-        own = crop.box[2] - crop.box[0]
+        x0, y0, x1, _ = crop.box
+        own = min(x1 - x0, *picture.size)
+        # Smaller about its middle, and from there moved inside.
+        left, top = (
+            min(max(start + (x1 - x0 - own) / 2, 0.0), length - own)
+            for start, length in zip((x0, y0), picture.size, strict=True)
+        )
         side = _even(min(max(own, LEAST_PIXELS), FACE_PIXELS)) if size is None else size
-        texture = crop_square(np.asarray(picture), crop.box, RIG_PIXELS * side)
-        placed = _moved(landmarks, crop.box[:2], RIG_PIXELS * side / own)
-        return cls(_to_tensor(texture), placed, (side, side), (0, 0, side, side))
+        texture = crop_square(np.asarray(picture), (left, top, left + own, top + own), RIG_PIXELS * side)
+        placed = _moved(landmarks, (left, top), RIG_PIXELS * side / own)
+        ratio = side / own
+        seen, corner_x, corner_y = (round(length * ratio) for length in (x1 - x0, x0 - left, y0 - top))
+        square = (corner_x, corner_y, corner_x + seen, corner_y + seen)
+        return cls(_to_tensor(texture), placed, (side, side), square, still_border=own < x1 - x0)
 
     @classmethod
     def of_whole(cls, picture: Image.Image, crop: PortraitCrop, landmarks: Tensor, size: int | None) -> Canvas:
@@ -81,7 +92,7 @@ class Canvas:
         corner = round(x0 * across) - left, round(y0 * along) - top
         still = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
         square = (corner[0], corner[1], corner[0] + seen, corner[1] + seen)
-        return cls(_to_tensor(texture), placed, drawn, square, still, (left, top))
+        return cls(_to_tensor(texture), placed, drawn, square, still, (left, top), still_border=True)
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -94,7 +105,7 @@ class Canvas:
 
     def rig(self, row: Tensor) -> PhotoRig:
         """The portrait on its mesh; ``row`` [57] is its own motion row."""
-        return PhotoRig(self.texture, self.landmarks, row, still_border=self.still is not None)
+        return PhotoRig(self.texture, self.landmarks, row, still_border=self.still_border)
 
     def seen_part(self, drawn: Tensor, side: int, surroundings: Tensor) -> Tensor:
         """What a network sees of the moving part.
