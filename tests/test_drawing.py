@@ -57,6 +57,8 @@ def test_settings_are_checked_though_no_network_is_there(alone: MeshPipeline, mo
         alone(PORTRAIT, motion, refine=0.5)
     with pytest.raises(UserError, match="has no text encoder"):
         alone(PORTRAIT, motion, prompt="a smile")
+    with pytest.raises(UserError, match="has no text encoder"):
+        load_pipeline("nano", "cpu")(PORTRAIT, motion, prompt="a smile", refine=0)
 
 
 def test_the_network_is_loaded_only_where_it_is_asked_for(tmp_path: Path):

@@ -68,8 +68,8 @@ class MotionControls:
     """How the driver's motion is taken over."""
 
     motion: Literal["adapted", "absolute", "relative"] = "adapted"
-    """``adapted``: the portrait takes the driver's pose and expression, but at rest keeps its own resting face;
-    ``absolute``: it takes them as they are; ``relative``: only the changes, from the portrait's own."""
+    """``adapted``: the portrait takes the driver's pose and expression, but at rest keeps its own resting face, turned
+    aside as it is; ``absolute``: it takes them as they are; ``relative``: only the changes, from its own."""
     head: float = 1.0
     """Gain of head motion: 0 still, 1 as in the driving video."""
     eyes: float = 1.0

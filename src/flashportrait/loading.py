@@ -15,6 +15,7 @@ from flashportrait.pipeline import FlashPortraitPipeline
 from flashportrait.weights.folder import model_folder
 from flashportrait.weights.loading import ModelFiles, Released, load_components, load_fast_lora, released_model
 from flashportrait.weights.lora import Lora, distilled_sigmas, load_lora
+from flashportrait.weights.machine import default_device
 from flashportrait.weights.placing import apply_plan
 from flashportrait.weights.plan import Plan
 from flashportrait.weights.speeds import SPEEDS_FILE, read_speeds
@@ -124,13 +125,6 @@ def _read_loras(
     """The user's LoRAs and others, which have strength 1, as one."""
     own = [(load_lora(source, transformer), strength) for source, strength in loras]
     return Lora.joined([*((other, 1.0) for other in others), *own])
-
-
-def default_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

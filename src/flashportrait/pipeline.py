@@ -41,7 +41,7 @@ from flashportrait.models.image_encoder import PortraitImageEncoder
 from flashportrait.models.streaming_vae import encode_portrait, streaming_decoder
 from flashportrait.models.transformer import with_mask
 from flashportrait.preparing import prepare
-from flashportrait.prompts import encode_prompt
+from flashportrait.prompts import encode_prompt, refuse_words
 from flashportrait.reference import PortraitDrawn, PortraitFirst, Reference
 from flashportrait.result import PortraitVideo, RunReport
 from flashportrait.sampling.counting import StepCount
@@ -214,6 +214,8 @@ class FlashPortraitPipeline(DiffusionPipeline):
         if unknown := sorted({*callback_on_step_end_tensor_inputs} - {*self._callback_tensor_inputs}):
             raise UserError(f"the callback asks for {', '.join(unknown)}; it can be given latents only")
         negative_prompt = self.config.negative_prompt if negative_prompt is None else negative_prompt
+        if self.text_encoder is None:
+            refuse_words(prompt, negative_prompt)
         prepared = prepare(
             portrait,
             lambda choice: self.read_motion(driving, choice, progress),

@@ -148,10 +148,10 @@ def _load(model: str, chosen: dict[str, Any], height: int, width: int, console: 
 
     from flashportrait.job.memory import OFFLOAD
     from flashportrait.job.models import torch_device
-    from flashportrait.loading import OFFICIAL, default_device, load_pipeline
+    from flashportrait.loading import OFFICIAL, load_pipeline
     from flashportrait.weights.kernels import compile_blocks, set_attention
     from flashportrait.weights.loading import check_files, released_model, sizes_of
-    from flashportrait.weights.machine import detect_machine
+    from flashportrait.weights.machine import default_device, detect_machine
     from flashportrait.weights.plan import Work, make_plan
 
     device, released = torch_device(chosen["device"]) or default_device(), released_model(model)

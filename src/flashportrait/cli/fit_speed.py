@@ -98,10 +98,10 @@ def _load(model: str, chosen: dict[str, Any], pairs: list[tuple[str, str]], cons
 
     from flashportrait.job.memory import OFFLOAD
     from flashportrait.job.models import torch_device
-    from flashportrait.loading import default_device, load_pipeline
+    from flashportrait.loading import load_pipeline
     from flashportrait.media.portrait import load_portrait
     from flashportrait.weights.loading import check_files, released_model, sizes_of
-    from flashportrait.weights.machine import detect_machine
+    from flashportrait.weights.machine import default_device, detect_machine
     from flashportrait.weights.plan import Work, make_plan
 
     device, plan, released = torch_device(chosen["device"]) or default_device(), None, released_model(model)

@@ -148,13 +148,13 @@ class Job:
     """Gain of jaw and lips, 0 to 5."""
     motion: Literal["adapted", "absolute", "relative"] = setting(
         choice("adapted", "absolute", "relative"),
-        "adapted: the driver's pose and expression, but at rest the portrait's own face (default); absolute: as they "
-        "are; relative: only their changes, from the portrait's own",
+        "adapted: the driver's pose and expression, but at rest the portrait's own face, turned aside as it is "
+        "(default); absolute: as they are; relative: only their changes, from the portrait's own",
         default="adapted",
         group=MOTION,
     )
-    """``adapted``: the driver's pose and expression, but at rest the portrait's own face; ``absolute``: as they are;
-    ``relative``: only their changes, from the portrait's own."""
+    """``adapted``: the driver's pose and expression, but at rest the portrait's own face, turned aside as it is;
+    ``absolute``: as they are; ``relative``: only their changes, from the portrait's own."""
     smooth: bool = setting(
         switch, "take the tracking's jitter out; blinks stay (default: on)", default=True, group=MOTION
     )

@@ -55,8 +55,7 @@ class ModelCache:
 
     def machine(self, device: str | None) -> Machine:
         """What there is to compute with when the cache holds nothing."""
-        from flashportrait.loading import default_device
-        from flashportrait.weights.machine import detect_machine
+        from flashportrait.weights.machine import default_device, detect_machine
 
         chosen = torch_device(own_device(device, self._ranks)) or default_device()
         with self._lock:

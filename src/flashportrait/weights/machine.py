@@ -39,7 +39,7 @@ class Machine:
 
 def detect_machine(device: torch.device | str | None = None) -> Machine:
     """Free memory and measured speed of a device (the best there is by default). Takes a fraction of a second."""
-    chosen = torch.device(device) if device is not None else _best_device()
+    chosen = torch.device(device) if device is not None else default_device()
     free_ram = _free_ram()
     if chosen.type == "cuda":
         free_vram, name = torch.cuda.mem_get_info(chosen)[0], torch.cuda.get_device_name(chosen)
@@ -57,7 +57,8 @@ def detect_machine(device: torch.device | str | None = None) -> Machine:
     )
 
 
-def _best_device() -> torch.device:
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
