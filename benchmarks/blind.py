@@ -4,10 +4,9 @@
     python benchmarks/blind.py --out DIR --verdict TEXT
 
 Picture i follows driver i (in a circle). Of each pair DIR gets a sheet: the driver's frames, of which the first is its
-most neutral, and below them three rows A, B and C in an order drawn at random, heads held as in the picture, since
-their pose would tell; ``key.json`` says what they are. Look at the sheets, write a line a pair, ``number letter``,
-``number BA`` where two are alike, ``number -`` where none is better, and give it as the verdict: it counts how often
-each kind of motion was chosen.
+most neutral, and below them three rows A, B and C in an order drawn at random; ``key.json`` says what they are. Look at
+the sheets, write a line a pair, ``number letter``, ``number BA`` where two are alike, ``number -`` where none is best,
+and give it as the verdict: it counts how often each kind of motion was chosen.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from flashportrait.face.motion import MotionFeatures
@@ -45,12 +43,11 @@ def sheet(
     pictures: list[Image.Image],
     order: Sequence[str],
 ) -> Image.Image:
-    """The driver's frames, and a row for each kind of motion in ``order``, heads held still."""
-    rows = []
-    for kind in order:
-        motion_rows = driven(framed, motion, MotionControls(motion=kind), shown)
-        motion_rows[:, :6] = torch.from_numpy(framed.row[:6])
-        rows.append(sheet_row(framed, motion_rows, "face", pictures[0].width))
+    """The driver's frames, and a row for each kind of motion in ``order``."""
+    rows = [
+        sheet_row(framed, driven(framed, motion, MotionControls(motion=kind), shown), "face", pictures[0].width)
+        for kind in order
+    ]
     return assemble([pictures, *rows], [], ["", *LETTERS])
 
 

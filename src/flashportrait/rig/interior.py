@@ -52,6 +52,10 @@ SKIN_AROUND = 0.3
 """How far from an eye the skin is taken to be like its lid's, in units of the eye's width."""
 CREASE_FADE = 0.14
 """How far above the crease a closed lid's skin goes over into the photograph's, in units of the eye's width."""
+LASH_LINE = 0.03
+"""Width of the lashes on a closed lid, in the same units."""
+LASHES = 0.05
+"""Width of the rim of an eye that lids and lashes darken, in units of the eye's width."""
 LIT = 2.0
 """Power of its light by which skin counts for the lit middle of a closed lid."""
 LIT_MOST = 1.15
@@ -60,10 +64,6 @@ GLARE = 1.5
 """Light, over the median of the skin around, from which it is none of what a lid is painted with."""
 COVERED = 0.35
 """Share of opening and folded lid, blurred by ``CREASE_FADE``, from which a closed lid's skin covers all."""
-LASH_LINE = 0.03
-"""Width of the lashes on a closed lid, in the same units."""
-LASHES = 0.05
-"""Width of the rim of an eye that lids and lashes darken, in units of the eye's width."""
 MIN_SCLERA_PIXELS = 6.0
 MOUTH_REACH_CM = (1.5, 1.5, 6.5)
 """How far the layers go on beyond the mouth: to each side, up and down."""
