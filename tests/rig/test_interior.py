@@ -127,3 +127,12 @@ def test_a_blurred_pixel_is_the_mean_of_the_box_around_it(radius: int):
     for row, column in ((0, 0), (12, 20), (24, 3), (7, 39)):
         rows, columns = (slice(max(place - radius, 0), place + radius + 1) for place in (row, column))
         torch.testing.assert_close(blurred[:, row, column], values[:, rows, columns].mean((1, 2)))
+
+
+def test_a_black_and_white_photograph_stays_so_when_its_mouth_opens():
+    open_wide = _row(jawOpen=0.8, mouthUpperUp=0.6, mouthSmile=0.5)[None]
+    grey = _skin().mean(0).expand(3, SIDE, SIDE).clone()
+    frame = _rig(grey).draw(open_wide, SIDE)[0]
+    assert (frame.amax(0) - frame.amin(0)).max() < 1e-5
+    colours = _rig().draw(open_wide, SIDE)[0]
+    assert (colours.amax(0) - colours.amin(0)).max() > 0.2

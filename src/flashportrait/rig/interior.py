@@ -27,6 +27,8 @@ from flashportrait.rig.landmarks import (
 from flashportrait.rig.mesh import points_in_polygon
 from flashportrait.rig.teeth import lower_row, upper_row
 
+COLOURLESS = (0.02, 0.08)
+"""Saturation of skin up to which a photograph is black and white, and from which it has colours."""
 THROAT_COLOUR = (0.15, 0.05, 0.045)
 TONGUE_COLOUR = (0.58, 0.31, 0.29)
 TEETH_COLOUR = (1.0, 0.96, 0.89)
@@ -121,6 +123,9 @@ def paint_layers(image: Tensor, landmarks: Tensor, pixels_per_cm: float, lip_ris
     for upper, lower, crease, iris, brow in eyes:
         _paint_eye(skull, part, points, upper, lower, iris, light)
         _paint_lid(lids, part, points, upper, lower, crease, brow)
+    share = _colourfulness(image, landmarks)
+    for layer in (skull, jaw):
+        layer[:3] = torch.lerp(layer[:3].mean(0), layer[:3], share)
     (jaw, jaw_corner), (lids, lids_corner) = (_trimmed(layer, corner) for layer in (jaw, lids))
     return Layers((corner, jaw_corner, lids_corner), skull, jaw, lids)
 
@@ -135,12 +140,24 @@ def _trimmed(layer: Tensor, corner: Tensor) -> tuple[Tensor, Tensor]:
     return trimmed, corner + corner.new_tensor([left, top])
 
 
-def _light(image: Tensor, landmarks: Tensor) -> Tensor:
-    """Colour of the light on a surface of unit reflectance, guessed from the cheeks and nose.  [3]"""
+def _skin(image: Tensor, landmarks: Tensor) -> Tensor:
+    """Colours of cheeks, nose and forehead, [3 6]."""
     points = landmarks[[50, 280, 4, 101, 330, 151], :2]
     size = image.new_tensor([image.shape[2], image.shape[1]])
     grid = (points / size * 2 - 1).view(1, 1, -1, 2)
-    skin = F.grid_sample(image[None], grid, align_corners=False)[0, :, 0].amax(1)
+    return F.grid_sample(image[None], grid, align_corners=False)[0, :, 0]
+
+
+def _colourfulness(image: Tensor, landmarks: Tensor) -> Tensor:
+    """0 for a photograph without colours, in which teeth and tongue have none either; 1 for one with.  []"""
+    skin = _skin(image, landmarks).mean(1)
+    start, end = COLOURLESS
+    return smoothstep((1 - skin.amin() / skin.amax().clamp_min(0.02) - start) / (end - start))
+
+
+def _light(image: Tensor, landmarks: Tensor) -> Tensor:
+    """Colour of the light on a surface of unit reflectance, guessed from the cheeks and nose.  [3]"""
+    skin = _skin(image, landmarks).amax(1)
     brightness = skin.mean().sqrt().clamp(0.45, 1.0)
     tint = (skin / skin.mean().clamp_min(0.05)).clamp(0.6, 1.4)
     return brightness * (0.7 + 0.3 * tint)
