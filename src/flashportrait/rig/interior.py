@@ -44,10 +44,12 @@ RESTING_HALF_MOUTH_CM = 2.6
 """Half the width of an average mouth at rest, for which the teeth are measured."""
 SLIT_PIXELS = 2.0
 """Lips parted less than this, on average, count as closed."""
-LIP_COLOURED = (0.3, 0.4)
-"""Saturation from which the colour of what may be teeth is rather that of lips, and is not teeth's."""
 TEETH_SEEN = 0.04
 """Least area of teeth in the photograph, in square centimetres, from which their colour is taken."""
+TEETH_KEPT = (0.7, 1.4)
+"""Area of them from which the photograph's own teeth begin to be kept where the mouth moves, and are."""
+LIP_COLOURED = (0.2, 0.36)
+"""Saturation from which the colour of what may be teeth is rather that of lips, and is not teeth's."""
 IRIS_MARGIN = 1.06
 """The landmarks' iris radius times this takes in the dark limbus."""
 SKIN_AROUND = 0.3
@@ -247,7 +249,9 @@ def _own_teeth(picture: Tensor, opening: Tensor, pixels_per_cm: float, light: Te
     own = (own * 1.1).clamp(max=1)
     start, end = LIP_COLOURED
     coloured = smoothstep((1 - own.amin() / own.amax() - start) / (end - start))
-    return torch.lerp(own, plain, coloured), smoothstep(2.5 * near) * (1 - coloured)
+    # A few teeth of its own among painted ones look broken.
+    whole = smoothstep((area - TEETH_KEPT[0]) / (TEETH_KEPT[1] - TEETH_KEPT[0]))
+    return torch.lerp(own, plain, coloured), smoothstep(2.5 * near) * (1 - coloured) * whole
 
 
 def _paint_eye(
