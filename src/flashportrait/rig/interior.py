@@ -69,6 +69,8 @@ GLARE = 1.5
 COVERED = 0.35
 """Share of opening and folded lid, blurred by ``CREASE_FADE``, from which a closed lid's skin covers all."""
 MIN_SCLERA_PIXELS = 6.0
+LID_COLOURED = (0.12, 0.3)
+"""Saturation from which what may be the white of an eye has the colour of its lids, and has nothing else."""
 MOUTH_REACH_CM = (1.5, 1.5, 6.5)
 """How far the layers go on beyond the mouth: to each side, up and down."""
 TRIM = 4
@@ -272,14 +274,22 @@ def _paint_eye(
     opening = points_in_polygon(pixels, contour)
     inner = smoothstep((_blurred(opening[None].float(), LASHES * width)[0] - 0.55) / 0.4) * opening
     distance = (pixels - centre).norm(dim=-1)
-    sclera = _continued(picture, inner * (distance > radius * 1.15), width, skull.new_tensor(SCLERA_COLOUR) * light)
+    white = skull.new_tensor(SCLERA_COLOUR) * light
+    sclera = _continued(picture, inner * (distance > radius * 1.15), width, white)
+    # As light as it is seen, but of no lid's colour.
+    value, (start, end) = sclera.amax(0), LID_COLOURED
+    coloured = smoothstep((1 - sclera.amin(0) / value.clamp_min(0.02) - start) / (end - start))
+    sclera = torch.lerp(sclera, (white / white.amax())[:, None, None] * value, coloured)
     # An iris is much the same above and below: what the lids hide is taken from the other side of its centre.
     mirrored = pixels * pixels.new_tensor([1.0, -1.0]) + centre * pixels.new_tensor([0.0, 2.0])
     size = image.new_tensor([image.shape[2], image.shape[1]])
     reflected = F.grid_sample(image[None], (mirrored / size * 2 - 1)[None], align_corners=False)[0]
     iris_pixels = inner * (distance < radius * 0.95)
     iris_colour = ((picture * iris_pixels).sum((1, 2)) + 0.15 * light) / (iris_pixels.sum() + 1)
-    seen_mirrored = points_in_polygon(mirrored, contour).float()
+    corner = mirrored.new_tensor([columns.start, rows.start])
+    extent = mirrored.new_tensor([inner.shape[1], inner.shape[0]])
+    grid = (mirrored - corner) / extent * 2 - 1
+    seen_mirrored = F.grid_sample(inner[None, None], grid[None], align_corners=False)[0, 0]
     disc_fill = iris_colour[:, None, None] + (reflected - iris_colour[:, None, None]) * seen_mirrored
     disc = torch.sigmoid((radius - distance) * 2.0)
     skull[:3, rows, columns] = sclera + (disc_fill - sclera) * disc
