@@ -55,6 +55,15 @@ def test_a_closed_upper_lid_lies_on_the_lower_one(side: int) -> None:
         assert abs(float(below) - y) < 0.15
 
 
+def test_closing_eyes_keep_their_corners_and_lower_lids() -> None:
+    face = _face()
+    closed = face(_coefficients(eyeBlink=1.0)).offsets[0]
+    for upper, lower in zip(UPPER_LIDS, LOWER_LIDS, strict=True):
+        width = float((face.head[upper[0], :2] - face.head[upper[-1], :2]).norm())
+        assert float(closed[[*lower], 1].abs().max()) < 0.12 * width
+        assert float(closed[[*upper[3:6]], 1].min()) > 0.25 * width
+
+
 def test_lips_of_any_raised_upper_lip_stay_below_the_nose() -> None:
     short = load_face_mesh().neutral_face.clone()
     short[list(OUTER_LIPS), 1] -= 0.6

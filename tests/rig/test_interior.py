@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from flashportrait.face.motion import BLENDSHAPE_NAMES
-from flashportrait.rig.interior import _blurred
-from flashportrait.rig.landmarks import INNER_LIPS_LOWER, INNER_LIPS_UPPER, LOWER_LIDS, UPPER_LIDS
+from flashportrait.rig.interior import TEETH_COLOUR, _blurred, _own_teeth, paint_layers
+from flashportrait.rig.landmarks import INNER_LIPS_LOWER, INNER_LIPS_UPPER, IRISES, LOWER_LIDS, UPPER_LIDS
 from flashportrait.rig.mesh import average_landmarks, load_face_mesh, points_in_polygon
 from flashportrait.rig.photo import PhotoRig
 from flashportrait.rig.pose import head_angles
@@ -136,3 +136,29 @@ def test_a_black_and_white_photograph_stays_so_when_its_mouth_opens():
     assert (frame.amax(0) - frame.amin(0)).max() < 1e-5
     colours = _rig().draw(open_wide, SIDE)[0]
     assert (colours.amax(0) - colours.amin(0)).max() > 0.2
+
+
+@pytest.mark.parametrize(
+    ("colour", "share", "kept"),
+    [((0.9, 0.85, 0.78), 1.0, True), ((0.9, 0.85, 0.78), 0.08, False), ((0.8, 0.45, 0.45), 1.0, False)],
+    ids=["a row of teeth", "a tooth", "a lip"],
+)
+def test_teeth_of_its_own_are_kept_where_a_photo_shows_a_row_of_them(colour, share: float, kept: bool) -> None:
+    opening = torch.zeros(40, 100, dtype=torch.bool)
+    opening[10:30, : round(100 * share)] = True
+    picture = torch.tensor(colour)[:, None, None].expand(3, 40, 100)
+    enamel, shown = _own_teeth(picture, opening, 20.0, torch.ones(3))
+    assert (float(shown.max()) > 0.9) is kept
+    if colour[1] < 0.5:
+        torch.testing.assert_close(enamel, torch.tensor(TEETH_COLOUR))
+
+
+def test_the_white_of_eyes_is_no_lids_colour() -> None:
+    rig, image = _rig(), _skin()
+    layers = paint_layers(image, rig.rest[:478], float(rig.scale), 0.0, 0.0)
+    left, top = layers.corners[0].long().tolist()
+    for upper, lower, iris in zip(UPPER_LIDS, LOWER_LIDS, IRISES, strict=True):
+        middle = (rig.rest[[upper[-1], iris[0]], :2].mean(0) + rig.rest[[lower[6]], :2].mean(0)) / 2
+        column, row = (middle - torch.tensor([left, top])).long().tolist()
+        white = layers.skull[:3, row, column]
+        assert float(1 - white.amin() / white.amax()) < 0.6 * float(1 - SKIN.amin() / SKIN.amax())
