@@ -196,6 +196,7 @@ def test_swapped_empty_and_damaged_files_are_refused_by_the_clients_names(server
 def test_a_server_says_that_it_lives_and_what_it_does(server: Server):
     assert server.client.get("/healthz").status_code == 200
     assert server.client.get("/readyz").json() == {"status": "ready"}
+    assert server.client.get("/v1/jobs/none").status_code == 404
     text = server.client.get("/metrics").text
     assert 'flashportrait_jobs{state="done"}' in text
     assert 'path="/v1/jobs/{id}"' in text

@@ -82,6 +82,7 @@ window.studioLive = (() => {
       small.toBlob(blob => mine.readyState === WebSocket.OPEN && mine.send(blob), "image/jpeg", 0.8);
     };
     mine.onmessage = async event => {
+      if (mine !== socket) return;
       if (typeof event.data === "string") {
         if (event.data === "ready") send(); else { say(event.data); shown = event.data; }
         return;
@@ -89,6 +90,7 @@ window.studioLive = (() => {
       const now = performance.now(), delay = now - sent;
       if (event.data.size) {
         const picture = await createImageBitmap(event.data);
+        if (mine !== socket) return;  // stopped meanwhile
         const shownOn = $("live-portrait");
         if (shownOn) {
           if (shownOn.width !== picture.width) shownOn.width = picture.width;
