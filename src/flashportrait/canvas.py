@@ -47,8 +47,6 @@ class Canvas:
     """The whole picture in the result's pixels, uint8 RGB [H W 3]; None where the moving part is all of it."""
     corner: tuple[int, int] = (0, 0)
     """Left and top of the moving part in the whole picture."""
-    still_border: bool = False
-    """Nothing moves at the border: there is a picture around it, or there is none at all."""
 
     @classmethod
     def of_face(cls, picture: Image.Image, crop: PortraitCrop, landmarks: Tensor, size: int | None) -> Canvas:
@@ -69,7 +67,7 @@ class Canvas:
         ratio = side / own
         seen, corner_x, corner_y = (round(length * ratio) for length in (x1 - x0, x0 - left, y0 - top))
         square = (corner_x, corner_y, corner_x + seen, corner_y + seen)
-        return cls(_to_tensor(texture), placed, (side, side), square, still_border=own < x1 - x0)
+        return cls(_to_tensor(texture), placed, (side, side), square)
 
     @classmethod
     def of_whole(cls, picture: Image.Image, crop: PortraitCrop, landmarks: Tensor, size: int | None) -> Canvas:
@@ -92,7 +90,12 @@ class Canvas:
         corner = round(x0 * across) - left, round(y0 * along) - top
         still = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
         square = (corner[0], corner[1], corner[0] + seen, corner[1] + seen)
-        return cls(_to_tensor(texture), placed, drawn, square, still, (left, top), still_border=True)
+        return cls(_to_tensor(texture), placed, drawn, square, still, (left, top))
+
+    @property
+    def still_border(self) -> bool:
+        """Whether nothing moves at the border: there is a picture around it, or none for want of one large enough."""
+        return self.still is not None or self.seen[2] - self.seen[0] > self.size[1]
 
     @property
     def picture_size(self) -> tuple[int, int]:
