@@ -34,7 +34,7 @@ from flashportrait.rig.mesh import load_face_mesh
 from flashportrait.rig.pose import GUIDE_REACH, fit_head, limit_motion, rotation_matrices, with_symmetric_depth
 from flashportrait.rig.rasterizer import barycentric_maps, rasterize
 from flashportrait.rig.rings import OVERHANG, RINGS, place_rings, ring_triangles
-from flashportrait.rig.streaks import STREAK_CM, Streaks, streaked_part, stretched_by_axis
+from flashportrait.rig.streaks import LEAST_STREAK, STREAK_CM, Streaks, streaked_part, stretched_by_axis
 from flashportrait.rig.texture import SHADE_CM, PhotoTexture
 
 RIG_PIXELS = 2
@@ -53,8 +53,6 @@ AS_IT_IS_CM = 0.3
 """Change of the gap between the lips after which nothing behind them is as in the photo."""
 LIDS_AS_THEY_ARE = 0.25
 """The same for the lids, in units of the photo's own opening."""
-LEAST_STREAK = 0.02
-"""Share of streaks up to which a triangle is left as it is."""
 SHUT = 0.1
 """Openness of lids, over the photo's own, below which they are closed."""
 GAZE_LIMIT = (0.3, 0.22)
@@ -169,9 +167,8 @@ class PhotoRig:
         covered = index.clamp_min(0)
         head = self.face(self._with_strength(motion, strength)[:, 6:]).head
         shown = self._corners(head, motion[:, :6], height, width)[..., :2]
-        flow = _positions(*_by_triangle(_with_bare(shown.mT @ maps, (1.0, 1.0)), index)) - _pixel_centres(
-            height, width, index.device
-        )
+        leads_to = _positions(*_by_triangle(_with_bare(shown.mT @ maps, (1.0, 1.0)), index))
+        flow = leads_to - _pixel_centres(height, width, index.device)
         flow = flow.masked_fill(self.opening[covered].unsqueeze(-1), torch.nan).permute(0, 3, 1, 2)
         masks = [
             (flags[covered] & (index >= 0)).unsqueeze(1).to(frames.dtype)

@@ -11,6 +11,8 @@ from flashportrait.rig.expression import smoothstep
 
 STREAKS = (0.3, 0.6)
 """Size in the photo, over the size drawn, below which details are all streaks, and above which none is."""
+LEAST_STREAK = 0.02
+"""Share of streaks up to which a triangle is left as it is."""
 STREAK_CM = 0.25
 """How far streaks are blurred, to each side of them."""
 

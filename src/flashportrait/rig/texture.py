@@ -63,14 +63,14 @@ class PhotoTexture:
         """
         if texels not in self._pictures:
             self._pictures[texels] = tuple(_window_means(layer, texels) for layer in self._pictures[1])
-        surface, exact = self._pictures[texels][0], places
-        places = places - (texels - 1) / 2
+        surface = self._pictures[texels][0]
+        shifted = places - (texels - 1) / 2  # to where the means lie
         frames, height, width = opened.shape
-        colours = _look_up(surface, places.view(1, frames * height, width, 2)).view(3, -1)
+        colours = _look_up(surface, shifted.view(1, frames * height, width, 2)).view(3, -1)
         if streaks is not None and len(streaks.pixels):
-            self._smooth(colours, exact, streaks)
+            self._smooth(colours, places, streaks)
         if jaw is not None:
-            self._open(colours, places, opened, jaw, texels, shade_pixels)
+            self._open(colours, shifted, opened, jaw, texels, shade_pixels)
         return colours.view(3, frames, height, width).transpose(0, 1)
 
     def _smooth(self, colours: Tensor, places: Tensor, streaks: Streaks) -> None:
