@@ -135,7 +135,7 @@ def paint_layers(image: Tensor, landmarks: Tensor, pixels_per_cm: float, lip_ris
 
 
 def _trimmed(layer: Tensor, corner: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer [4 h w] without the borders where it covers nothing, and its left and top."""
+    """A layer [c h w] without the borders where its fourth channel is nothing, and its left and top."""
     rows, columns = (layer[3].any(axis).nonzero().squeeze(1) for axis in (1, 0))
     if len(rows) == 0:
         return layer, corner
